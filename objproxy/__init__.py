@@ -1,0 +1,90 @@
+"""One class, many live instances: a pool of workers that each hold an object, used as if they were one.
+
+Importing this package loads neither NumPy nor anything else that is large; each name loads what it needs when it is first used
+(PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from objproxy._worker.context import Worker, current_worker, report_progress
+    from objproxy.errors import (
+        ArgumentPickleError,
+        DeviceError,
+        NotSupportedError,
+        ObjProxyError,
+        PoisonTaskError,
+        PoolBrokenError,
+        PoolClosedError,
+        RemoteError,
+        RemoteTraceback,
+        ResultPickleError,
+        SharedMemoryFullError,
+        TaskTimeoutError,
+        WorkerDiedError,
+        WorkerInitError,
+    )
+    from objproxy.proxy import ProxyPool
+
+_HOMES = {
+    "ProxyPool": "objproxy.proxy",
+    "Worker": "objproxy._worker.context",
+    "current_worker": "objproxy._worker.context",
+    "report_progress": "objproxy._worker.context",
+    **dict.fromkeys(
+        (
+            "ArgumentPickleError",
+            "DeviceError",
+            "NotSupportedError",
+            "ObjProxyError",
+            "PoisonTaskError",
+            "PoolBrokenError",
+            "PoolClosedError",
+            "RemoteError",
+            "RemoteTraceback",
+            "ResultPickleError",
+            "SharedMemoryFullError",
+            "TaskTimeoutError",
+            "WorkerDiedError",
+            "WorkerInitError",
+        ),
+        "objproxy.errors",
+    ),
+}
+
+__all__ = [
+    "ArgumentPickleError",
+    "DeviceError",
+    "NotSupportedError",
+    "ObjProxyError",
+    "PoisonTaskError",
+    "PoolBrokenError",
+    "PoolClosedError",
+    "ProxyPool",
+    "RemoteError",
+    "RemoteTraceback",
+    "ResultPickleError",
+    "SharedMemoryFullError",
+    "TaskTimeoutError",
+    "Worker",
+    "WorkerDiedError",
+    "WorkerInitError",
+    "current_worker",
+    "report_progress",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'objproxy' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

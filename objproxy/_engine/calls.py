@@ -1,0 +1,55 @@
+"""A call as its caller sees it: the rules, and the place where outcomes arrive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from objproxy._engine.chunks import ChunkSizer
+from objproxy._engine.messages import Rules
+
+
+class Arrival(NamedTuple):
+    """Outcomes of the items from `start` on."""
+
+    start: int
+    outcomes: Sequence[Any]
+    has_failures: bool
+    worker_id: int | None
+
+
+class Call(Rules):
+    """One call of a user.
+
+    Attributes
+    ----------
+    inbox : list of Arrival
+        What has arrived and was not taken; filled under the driver's lock.
+    future : Future or None
+        For a call that nobody waits for in person.
+    waiter : lock or None
+        Released by the driver when something arrives while the caller sleeps.
+    sizer : ChunkSizer or None
+        Learns from every answer how long items take.
+    """
+
+    __slots__ = ("future", "inbox", "sizer", "waiter")
+
+    def __init__(self, method: str, *, sizer: ChunkSizer | None = None, **rules: Any) -> None:
+        super().__init__(method, **rules)
+        self.sizer = sizer
+        self.inbox: list[Arrival] = []
+        self.future: Any = None  # a CallFuture; naming it here would make a cycle of imports
+        self.waiter: threading.Lock | None = None
+
+    def take(self) -> list[Arrival]:
+        """Take everything out of the inbox."""
+        arrived, self.inbox = self.inbox, []
+        return arrived
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Note how long a batch took."""
+        super().learn(count, seconds)
+        if self.sizer is not None:
+            self.sizer.observe(count, seconds)

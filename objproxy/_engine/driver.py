@@ -1,0 +1,362 @@
+"""Turns the state machine with a back end: waits, sends, receives, hands outcomes over.
+
+::
+
+    caller's thread                      | state machine          | back end              | worker
+    -------------------------------------+------------------------+-----------------------+-------------------
+    submit(batch) ── Submitted ──────────> handle() ── Send ──────> send() ── frame ──────> call
+    wait_until(...): turn:               |                        |                       |
+        wait() <─────────────────────────┼────────────────────────┼ frame <───────────────┼ reply
+        events ─── Replied ──────────────> handle() ── Deliver, Send(next) ──> ...        |
+        inbox, futures <─────────────────|                        |                       |
+
+There is no thread of its own as long as somebody waits: the caller who waits turns the engine (a *leader*). When several wait,
+one leads and the others sleep until something arrives for them, or until the leader has what it wanted and passes the lead on.
+A background thread, the *pump*, waits like any other while futures are pending that nobody waits for, and ends soon after.
+A thread between the worker and the caller would cost two more switches a call, and forking a process with threads is unsafe.
+
+Locks: `_lock` guards the state machine and every inbox; it is never held while waiting, or while code of the user runs.
+`_leading` is held by the leader. Who holds `_leading` may take `_lock`, never the other way round.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from objproxy._engine import messages as m
+from objproxy._engine.calls import Arrival, Call
+from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.state import PoolState
+from objproxy.backends.base import Backend
+from objproxy.errors import ArgumentPickleError, PoolBrokenError, PoolClosedError
+
+#: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
+_PUMP_LINGER_SECONDS = 0.5
+
+
+class Driver:
+    """Runs one pool.
+
+    Parameters
+    ----------
+    state : PoolState
+        The rules.
+    backend : Backend
+        The workers.
+    """
+
+    def __init__(self, state: PoolState, backend: Backend) -> None:
+        self.state = state
+        self.backend = backend
+        self._owner_pid = os.getpid()
+        self._lock = threading.Lock()
+        self._leading = threading.Lock()
+        self._sleepers: list[threading.Lock] = []
+        self._resolved: list[tuple[Any, Any]] = []  # futures and their outcomes, set outside of the lock
+        self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
+        self._pump: threading.Thread | None = None
+        self._pump_wanted = threading.Event()
+
+    # ---- for callers ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every worker and wait until all constructors have ended.
+
+        Raises
+        ------
+        WorkerInitError
+            One of them failed; every worker is gone.
+        """
+        with self._lock:
+            self._perform(self.state.begin(self.backend.now()))
+        try:
+            self.wait_until(lambda: self.state.phase in ("open", "closed"))
+        except BaseException:
+            self.kill(PoolClosedError("the pool was interrupted while it was being made"))
+            raise
+        if self.state.phase == "closed":
+            self.backend.close()
+            raise self.state.failure or PoolClosedError("the pool was closed while it was being made")
+
+    def check_usable(self) -> None:
+        """Raise the error that says why this pool cannot be used, if it cannot."""
+        if os.getpid() != self._owner_pid:
+            raise PoolClosedError("this pool belongs to another process, which was forked; make a pool of your own here")
+        if self.state.phase == "open":
+            return
+        if self.state.failure is not None and not isinstance(self.state.failure, PoolClosedError):
+            raise PoolBrokenError(f"the pool is broken: {self.state.failure}") from self.state.failure
+        raise PoolClosedError("the pool is closed; make a new one")
+
+    def submit(self, batches: Sequence[Batch]) -> None:
+        """Hand batches in; their arguments are encoded already."""
+        self.check_usable()
+        with self._lock:
+            for batch in batches:
+                self._feed(m.Submitted(batch))
+        self._after_feeding(batches[0].rules if batches else None)
+
+    def submit_future(self, batch: Batch) -> None:
+        """Hand in the one batch of a call that has a future, and see that somebody will drive it."""
+        self.check_usable()
+        call = batch.rules
+        with self._lock:
+            self._background.add(call)
+            self._feed(m.Submitted(batch))
+        self._after_feeding(call)
+        self._call_pump()
+
+    def _after_feeding(self, call: Call | None) -> None:
+        self._resolve()
+        if call is not None and call.timeout is not None and self._leading.locked():
+            self.backend.wake()  # the leader may be waiting for a later moment than the new deadline
+
+    def wait_for(self, call: Call, deadline: float | None = None) -> bool:
+        """Wait until something has arrived for `call`; False if the deadline came first."""
+        return self.wait_until(lambda: bool(call.inbox) or not call.outstanding, deadline, call)
+
+    def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None, call: Call | None = None) -> bool:
+        """Turn the engine, or sleep while another thread does, until ``is_true()``; False if the deadline came first."""
+        while not is_true():
+            if self._leading.acquire(blocking=False):
+                try:
+                    while not is_true():
+                        if not self._turn(deadline):
+                            return False
+                finally:
+                    self._pass_lead_on()
+            elif not self._sleep(is_true, deadline, call):
+                return False
+        return True
+
+    def cancel(self, call: Call, *, and_running: bool = False) -> None:
+        """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
+        with self._lock:
+            if call.is_dropped and not and_running:
+                return
+            self._feed(m.Cancelled(call, and_running))
+            if not call.outstanding:
+                self._background.discard(call)
+        self._resolve()
+
+    def drive_in_background(self, call: Call) -> None:
+        """See that the engine is turned for `call` while its caller is busy elsewhere."""
+        with self._lock:
+            if not call.outstanding or call in self._background:
+                return
+            self._background.add(call)
+        self._call_pump()
+
+    def drive_if_free(self, is_true: Callable[[], bool], deadline: float | None = None) -> None:
+        """Turn the engine until ``is_true()`` or the deadline, unless another thread does so already."""
+        if self._leading.acquire(blocking=False):
+            try:
+                while not is_true() and self._turn(deadline):
+                    pass
+            finally:
+                self._pass_lead_on()
+
+    def resize(self, n_workers: int) -> None:
+        """Change the number of workers; those that go finish what they were given."""
+        self.check_usable()
+        with self._lock:
+            self._feed(m.Resized(n_workers))
+        self._resolve()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish what was submitted, end the workers politely; past `timeout` seconds kill them."""
+        if os.getpid() != self._owner_pid:
+            return
+        deadline = None if timeout is None else self.backend.now() + timeout
+        with self._lock:
+            self._feed(m.CloseAsked())
+        self._resolve()
+        try:
+            is_closed = self.wait_until(lambda: self.state.phase == "closed", deadline)
+        except BaseException:
+            self.kill(PoolClosedError("the pool was killed, because closing it was interrupted"))
+            raise
+        if not is_closed:
+            self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"))
+        self.backend.close()
+
+    def kill(self, error: BaseException) -> None:
+        """End every worker now; what has no outcome fails with a copy of `error`."""
+        if os.getpid() != self._owner_pid:
+            return
+        with self._lock:
+            self._feed(m.KillAsked(error))
+        self._resolve()
+        self.backend.wake()
+        self.wait_until(lambda: self.state.phase == "closed")
+        self.backend.close()
+
+    def abandon(self) -> None:
+        """Let go in a forked child."""
+        self.backend.abandon()
+
+    # ---- the engine -----------------------------------------------------------------------------------------------------
+
+    def _turn(self, deadline: float | None) -> bool:
+        """Wait for events once and take them in; False if `deadline` has passed. Only the leader calls this."""
+        timeout = self._seconds_until(deadline)
+        events = self.backend.wait(timeout)
+        try:
+            with self._lock:
+                for event in events:
+                    self._feed(event)
+                next_timer = self.state.next_deadline()
+                if next_timer is not None and next_timer <= self.backend.now():
+                    self._feed(m.Ticked())
+        except BaseException as exc:
+            self._break(exc)
+            raise
+        self._resolve()
+        return bool(events) or deadline is None or self.backend.now() < deadline
+
+    def _seconds_until(self, deadline: float | None) -> float | None:
+        timer = self.state.next_deadline()
+        moments = [moment for moment in (timer, deadline) if moment is not None]
+        return max(0.0, min(moments) - self.backend.now()) if moments else None
+
+    def _feed(self, event: m.Event) -> None:
+        """Take one event in; `_lock` is held."""
+        self._perform(self.state.handle(event, self.backend.now()))
+
+    def _perform(self, actions: Sequence[m.Action]) -> None:
+        for action in actions:
+            kind = type(action)
+            if kind is m.Deliver:
+                self._deliver(action)  # type: ignore[arg-type]
+            elif kind is m.Send:
+                self._send(action)  # type: ignore[arg-type]
+            elif kind is m.Start:
+                self.backend.start(*action)
+            else:
+                self.backend.end(*action)
+
+    def _send(self, action: m.Send) -> None:
+        batch = action.batch
+        payload = batch.payload
+        if payload.data is None:
+            # A piece of a larger batch that has to be sent again. It was pickled once, so it can only fail if the objects
+            # were changed since.
+            try:
+                payload.data = self.backend.encode(payload.operation)
+            except Exception as exc:
+                self._feed_back(action, exc)
+                return
+        self.backend.send(action.worker_id, batch)
+
+    def _feed_back(self, action: m.Send, exc: Exception) -> None:
+        batch, record = action.batch, self.state.workers[action.worker_id]
+        failures = [
+            Failure(ArgumentPickleError(batch.rules.method, "", str(exc), batch.start + i)) for i in range(batch.count)
+        ]
+        self._feed(m.Replied(action.worker_id, record.generation, batch.seq, failures, range(batch.count), True, 0.0))
+
+    def _deliver(self, action: m.Deliver) -> None:
+        call = action.rules
+        assert isinstance(call, Call)
+        if not call.outstanding:
+            self._background.discard(call)
+        if call.future is not None:
+            self._resolved.append((call.future, action.outcomes[0]))
+            return
+
+        if not call.is_dropped:
+            call.inbox.append(Arrival(action.start, action.outcomes, action.has_failures, action.worker_id))
+        if call.waiter is not None:
+            _wake(call.waiter)
+
+    def _resolve(self) -> None:
+        """Set futures, outside of the lock: their callbacks are the user's code and may call the pool."""
+        while self._resolved:
+            try:
+                future, outcome = self._resolved.pop(0)
+            except IndexError:  # another thread took it
+                return
+            future.settle(outcome)
+
+    def _break(self, exc: BaseException) -> None:
+        """The engine itself failed, in whatever way: everybody is told, every worker is ended."""
+        with self._lock:
+            for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
+                try:
+                    self._perform([action])
+                except Exception:
+                    logging.getLogger("objproxy").exception("while ending a broken pool")
+            for sleeper in self._sleepers:
+                _wake(sleeper)
+        self._resolve()
+
+    # ---- waiting --------------------------------------------------------------------------------------------------------
+
+    def _sleep(self, is_true: Callable[[], bool], deadline: float | None, call: Call | None) -> bool:
+        """Sleep while another thread leads; False if the deadline came first.
+
+        The leader may have gone between our try for the lead and our registration. So try again after it: whoever lets the
+        lead go wakes a registered sleeper, and whoever is not registered in time finds the lead free.
+        """
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        with self._lock:
+            self._sleepers.append(sleeper)
+            if call is not None:
+                call.waiter = sleeper
+            is_done = is_true()
+        try:
+            if is_done or not self._leading.locked():
+                return True
+            seconds = -1 if deadline is None else max(0.0, deadline - self.backend.now())
+            return sleeper.acquire(timeout=seconds)
+        finally:
+            with self._lock:
+                self._sleepers.remove(sleeper)
+                if call is not None:
+                    call.waiter = None
+
+    def _pass_lead_on(self) -> None:
+        self._leading.release()
+        with self._lock:
+            if self.state.phase == "open":
+                for sleeper in self._sleepers[:1]:
+                    _wake(sleeper)
+            else:  # somebody may be waiting for the phase itself
+                for sleeper in self._sleepers:
+                    _wake(sleeper)
+
+    def _call_pump(self) -> None:
+        """See that the pump runs."""
+        with self._lock:
+            if self._pump is None:
+                self._pump = threading.Thread(target=self._run_pump, name="objproxy-pump", daemon=True)
+                self._pump.start()
+        self._pump_wanted.set()
+
+    def _run_pump(self) -> None:
+        while True:
+            self._pump_wanted.clear()
+            try:
+                self.wait_until(lambda: not self._background)
+            except Exception:
+                logging.getLogger("objproxy").exception("the engine of a pool failed; the pool is broken")
+            if self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
+                continue
+            with self._lock:
+                if not self._pump_wanted.is_set():
+                    self._pump = None
+                    return
+
+
+def _wake(sleeper: threading.Lock) -> None:
+    """Release a lock that only its owner acquires; once is enough."""
+    if sleeper.locked():
+        try:
+            sleeper.release()
+        except RuntimeError:  # another thread was faster
+            pass

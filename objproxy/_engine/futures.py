@@ -1,0 +1,83 @@
+"""The future of one task: a real ``concurrent.futures.Future`` that also stops what runs, and turns the engine if it must."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from typing import Any
+
+from objproxy._engine.calls import Call
+from objproxy._engine.driver import Driver
+
+
+class CallFuture(concurrent.futures.Future[Any]):
+    """Promise for the result of one task.
+
+    ``wait``, ``as_completed``, ``asyncio.wrap_future`` and callbacks work as with every future. Different from an executor's,
+    `cancel` also stops a call that runs: its worker is replaced, as after a time-out, and the state of its object is lost.
+
+    Parameters
+    ----------
+    driver : Driver
+        Turned by the thread that waits for the result, if nobody else turns it.
+    call : Call
+        The task.
+    finish : callable
+        Makes the result, or raises the error, from the outcome.
+    """
+
+    def __init__(self, driver: Driver, call: Call, finish: Any) -> None:
+        super().__init__()
+        self._driver = driver
+        self._call = call
+        self._finish = finish
+        # Between them, cancel() and settle() tell the waiters exactly once.
+        self._end_lock = threading.Lock()
+        call.future = self
+
+    def running(self) -> bool:
+        """Return whether a worker is at it."""
+        return not self.done() and bool(self._call.running)
+
+    def cancel(self) -> bool:
+        """Cancel the task, also if it runs; False only if it is done already."""
+        with self._end_lock:
+            if not super().cancel():
+                return False
+            is_first = not self._call.is_dropped
+            if is_first:
+                self.set_running_or_notify_cancel()
+        if is_first:
+            self._driver.cancel(self._call, and_running=True)
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result, or raise the error of the call; `timeout` in seconds."""
+        self._drive(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the error of the call, or None; `timeout` in seconds."""
+        self._drive(timeout)
+        return super().exception(timeout)
+
+    def _drive(self, timeout: float | None) -> None:
+        if not self.done():
+            deadline = None if timeout is None else self._driver.backend.now() + timeout
+            self._driver.drive_if_free(self.done, deadline)
+
+    def settle(self, outcome: Any) -> None:
+        """Take the outcome in; called by the driver, outside of its lock."""
+        with self._end_lock:
+            if self.cancelled() or not self.set_running_or_notify_cancel():
+                return
+        try:
+            result = self._finish(outcome)
+        except BaseException as exc:
+            self.set_exception(exc)
+        else:
+            self.set_result(result)
+        finally:
+            self._finish = None  # it may hold the pool
+
+

@@ -1,0 +1,302 @@
+"""What goes into the state machine and what comes out: batches, events and actions. Plain records, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from objproxy._worker.outcome import Failure
+
+
+class Payload(Protocol):
+    """The arguments of a batch; the state machine never looks inside, it only cuts."""
+
+    def slice(self, start: int, stop: int) -> Payload:
+        """Return the arguments of the items ``start <= i < stop``."""
+        ...
+
+
+class Rules:
+    """How the tasks of one call are treated, and the count of those that have no outcome yet.
+
+    Attributes
+    ----------
+    method : str
+        Name that errors give.
+    call_number : int
+        Number of the map in its pool, for the random streams of its items; 0 for everything else.
+    retries : int
+        How often an item may be tried again.
+    retry_on : tuple of type
+        Which errors are worth another try.
+    timeout : float or None
+        Seconds for one item; then each batch holds one item.
+    priority : int
+        Larger goes first.
+    needs_state : bool
+        Whether the tasks count on what the object holds: a broadcast, ``pool[i]``, an attribute.
+    is_task : bool
+        Whether the tasks count for ``max_tasks_per_worker``.
+    outstanding : int
+        Items that were submitted and have no outcome yet.
+    n_queued : int
+        Those of them that stand in a queue.
+    running : set of int
+        Workers whose oldest batch is of this call.
+    is_dropped : bool
+        Nobody waits for the outcomes any more.
+    seconds_per_batch : float or None
+        Mean time of its batches so far.
+    """
+
+    __slots__ = (
+        "call_number",
+        "is_dropped",
+        "is_task",
+        "method",
+        "n_queued",
+        "needs_state",
+        "outstanding",
+        "priority",
+        "retries",
+        "retry_on",
+        "running",
+        "seconds_per_batch",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        *,
+        call_number: int = 0,
+        retries: int = 0,
+        retry_on: tuple[type[BaseException], ...] = (),
+        timeout: float | None = None,
+        priority: int = 0,
+        needs_state: bool = False,
+        is_task: bool = True,
+    ) -> None:
+        self.method = method
+        self.call_number = call_number
+        self.retries = retries
+        self.retry_on = retry_on
+        self.timeout = timeout
+        self.priority = priority
+        self.needs_state = needs_state
+        self.is_task = is_task
+        self.outstanding = 0
+        self.n_queued = 0
+        self.running: set[int] = set()
+        self.is_dropped = False
+        self.seconds_per_batch: float | None = None
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Note that a batch of `count` items took `seconds` of a worker."""
+        mean = self.seconds_per_batch
+        self.seconds_per_batch = seconds if mean is None else mean + 0.3 * (seconds - mean)
+
+
+class Batch:
+    """Consecutive items of one call that travel together.
+
+    Attributes
+    ----------
+    rules : Rules
+        The call.
+    start, count : int
+        The items ``start <= i < start + count``.
+    payload : Payload
+        Their arguments.
+    worker_id : int or None
+        The only worker that may run it; None for any.
+    attempts : int
+        1 for the first try.
+    order : int
+        Place in the queue among batches of one priority.
+    seq : int
+        Number of its last sending, unique in the pool.
+    received : int
+        Items of it that have an outcome.
+    """
+
+    __slots__ = ("attempts", "count", "order", "payload", "received", "rules", "seq", "start", "worker_id")
+
+    def __init__(self, rules: Any, start: int, count: int, payload: Any, worker_id: int | None = None, attempts: int = 1) -> None:
+        self.rules = rules
+        self.start = start
+        self.count = count
+        self.payload = payload
+        self.worker_id = worker_id
+        self.attempts = attempts
+        self.order = 0
+        self.seq = 0
+        self.received = 0
+
+    def cut(self, start: int, stop: int, attempts: int | None = None) -> Batch:
+        """Return a batch of the items at ``start <= i < stop`` of this one, at the same place in the queue."""
+        payload = self.payload if stop - start == self.count else self.payload.slice(start, stop)
+        part = Batch(self.rules, self.start + start, stop - start, payload, self.worker_id, attempts or self.attempts)
+        part.order = self.order
+        return part
+
+    def __lt__(self, other: Batch) -> bool:
+        return (-self.rules.priority, self.order) < (-other.rules.priority, other.order)
+
+
+# ---- events: what has happened ----------------------------------------------------------------------------------------
+
+
+class Submitted(NamedTuple):
+    """A caller hands a batch in; its arguments are pickled already."""
+
+    batch: Batch
+
+
+class Ready(NamedTuple):
+    """A worker has built its object."""
+
+    worker_id: int
+    generation: int
+
+
+class InitFailed(NamedTuple):
+    """A worker could not build its object; it is ending by itself."""
+
+    worker_id: int
+    generation: int
+    error: BaseException
+
+
+class Replied(NamedTuple):
+    """A worker answered the next items of its oldest batch.
+
+    `outcomes` has a `Failure` at each offset of `failed`; `is_last` says that the batch is answered in full.
+    """
+
+    worker_id: int
+    generation: int
+    seq: int
+    outcomes: Sequence[Any]
+    failed: Sequence[int]
+    is_last: bool
+    seconds: float
+
+
+class Died(NamedTuple):
+    """A worker is gone.
+
+    Attributes
+    ----------
+    started_seq : int or None
+        The batch that it was running, if any.
+    recovered : Sequence
+        Results of that batch that it left in its journal, after those that were received.
+    failed : Sequence of int
+        Offsets of those that are a `Failure`.
+    running : int or None
+        Offset in that batch of the item that ran; None if none did.
+    detail : str
+        What else is known of the death.
+    """
+
+    worker_id: int
+    generation: int
+    exitcode: int | None = None
+    pid: int | None = None
+    recovered: Sequence[Any] = ()
+    failed: Sequence[int] = ()
+    running: int | None = None
+    started_seq: int | None = None
+    detail: str = ""
+
+
+class Cancelled(NamedTuple):
+    """Nobody wants the outcomes of a call any more; `and_running` ends the workers that run its items."""
+
+    rules: Rules
+    and_running: bool
+
+
+class Ticked(NamedTuple):
+    """Time has passed."""
+
+
+class CloseAsked(NamedTuple):
+    """Finish what was submitted, then end the workers politely."""
+
+
+class KillAsked(NamedTuple):
+    """End everything now; what has no outcome yet fails with `error`."""
+
+    error: BaseException
+    is_broken: bool = False
+
+
+class Resized(NamedTuple):
+    """The pool shall have `n_workers` workers."""
+
+    n_workers: int
+
+
+Event = Submitted | Ready | InitFailed | Replied | Died | Cancelled | Ticked | CloseAsked | KillAsked | Resized
+
+# ---- actions: what shall be done --------------------------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """Start a worker."""
+
+    worker_id: int
+    generation: int
+
+
+class Send(NamedTuple):
+    """Send a batch to a worker."""
+
+    worker_id: int
+    batch: Batch
+
+
+class End(NamedTuple):
+    """End a worker: ask it (`is_polite`), or kill it."""
+
+    worker_id: int
+    generation: int
+    is_polite: bool
+
+
+class Deliver(NamedTuple):
+    """Hand outcomes of the items from `start` on to the caller."""
+
+    rules: Rules
+    start: int
+    outcomes: Sequence[Any]
+    has_failures: bool
+    worker_id: int | None
+
+
+Action = Start | Send | End | Deliver
+
+__all__ = [
+    "Action",
+    "Batch",
+    "Cancelled",
+    "CloseAsked",
+    "Deliver",
+    "Died",
+    "End",
+    "Event",
+    "Failure",
+    "InitFailed",
+    "KillAsked",
+    "Payload",
+    "Ready",
+    "Replied",
+    "Resized",
+    "Rules",
+    "Send",
+    "Start",
+    "Submitted",
+    "Ticked",
+]

@@ -1,0 +1,139 @@
+"""From one call to its tasks, lazily: cut the caller's iterables into columns of arguments.
+
+Nothing here waits, sends or knows of workers; the iterables are the caller's, and are only advanced in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from objproxy._engine.messages import Failure
+from objproxy._engine.payload import Payload
+from objproxy._worker.wire import Operation
+
+Encoder = Callable[[Operation], Any]
+
+
+class ItemSource:
+    """The items of a map: positional and keyword iterables, zipped to the shortest.
+
+    Parameters
+    ----------
+    method : str
+        Name of the method.
+    args : sequence of iterable
+        One for each positional parameter.
+    kwargs : mapping of str to iterable
+        One for each keyword parameter.
+
+    Attributes
+    ----------
+    n_pulled : int
+        Items taken so far.
+    n_left : int or None
+        Items still to come; None if that cannot be known.
+    error : BaseException or None
+        What an iterable raised; the items before it are good.
+    is_exhausted : bool
+        Whether there is nothing more.
+    """
+
+    def __init__(self, method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str, Iterable[Any]]) -> None:
+        if not args and not kwargs:
+            raise TypeError(f"{method}(map_args=True) needs at least one iterable; to call it once on each worker leave map_args out")
+        iterables = [*args, *kwargs.values()]
+        for position, iterable in enumerate(iterables):
+            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+                raise TypeError(
+                    f"{method}(map_args=True): {_argument_name(position, args, kwargs)} is a {type(iterable).__name__}, not an "
+                    "iterable; for a value that is the same for all items give itertools.repeat(value)"
+                )
+        self.method = method
+        self.n_pulled = 0
+        self.error: BaseException | None = None
+        self.is_exhausted = False
+        self.total = _shortest_length(iterables)
+        self._names = tuple(kwargs)
+        self._iterators: list[Iterator[Any]] = [iter(iterable) for iterable in iterables]
+
+    @property
+    def n_left(self) -> int | None:
+        """Items still to come; None if that cannot be known."""
+        return None if self.total is None else max(self.total - self.n_pulled, 0)
+
+    def pull(self, n_items: int) -> Payload | None:
+        """Take at most `n_items` items; None if there are no more."""
+        if self.is_exhausted:
+            return None
+
+        items: list[Any] = []
+        try:
+            # extend() keeps what it has got when the iterator raises.
+            items.extend(itertools.islice(self._rows(), n_items))
+        except BaseException as exc:
+            self.error = exc
+            self.is_exhausted = True
+            if not isinstance(exc, Exception):
+                raise
+        if len(items) < n_items:
+            self.is_exhausted = True
+        if not items:
+            return None
+        self.n_pulled += len(items)
+        columns = (items,) if len(self._iterators) == 1 else tuple(zip(*items, strict=True))
+        return Payload(Operation("map", self.method, columns, self._names))
+
+    def _rows(self) -> Iterator[Any]:
+        return self._iterators[0] if len(self._iterators) == 1 else zip(*self._iterators)  # noqa: B905 - the shortest wins
+
+    def close(self) -> None:
+        """Close the iterables that are generators: nobody will pull again."""
+        self.is_exhausted = True
+        for iterator in self._iterators:
+            close = getattr(iterator, "close", None)
+            if close is not None and isinstance(iterator, Iterator) and hasattr(iterator, "gi_frame"):
+                close()
+
+
+def _argument_name(position: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    return f"argument {position}" if position < len(args) else f"argument {list(kwargs)[position - len(args)]!r}"
+
+
+def _shortest_length(iterables: Sequence[Iterable[Any]]) -> int | None:
+    """Return the smallest length that is known; an iterable that does not tell may be shorter or endless."""
+    lengths = [operator.length_hint(iterable, -1) for iterable in iterables if not isinstance(iterable, itertools.repeat)]
+    known = [length for length in lengths if length >= 0]
+    return min(known) if known else None
+
+
+def n_items(payload: Payload) -> int:
+    """Return how many items the payload of a "map" holds."""
+    return len(payload.operation.args[0])
+
+
+def encode_items(payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]) -> list[Payload | Failure]:
+    """Encode a payload; where that fails, item by item, so that one bad item costs nobody else.
+
+    Returns
+    -------
+    list
+        One payload with all items; or for each item a payload, or a `Failure` with what ``fail(offset, error)`` gave.
+    """
+    try:
+        payload.data = encode(payload.operation)
+    except Exception as exc:
+        if n_items(payload) == 1:
+            return [Failure(fail(0, exc))]
+        return [_encode_one(payload.slice(i, i + 1), encode, lambda error, i=i: fail(i, error)) for i in range(n_items(payload))]
+    return [payload]
+
+
+def _encode_one(payload: Payload, encode: Encoder, fail: Callable[[Exception], BaseException]) -> Payload | Failure:
+    try:
+        payload.data = encode(payload.operation)
+    except Exception as exc:
+        return Failure(fail(exc))
+    return payload

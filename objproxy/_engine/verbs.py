@@ -1,0 +1,178 @@
+"""The verbs: from the arguments of a call to its outcomes. One function each for one task, broadcast, map, rounds, stream."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from objproxy._engine import plan
+from objproxy._engine.calls import Arrival, Call
+from objproxy._engine.chunks import ChunkSizer
+from objproxy._engine.driver import Driver
+from objproxy._engine.futures import CallFuture
+from objproxy._engine.mapping import MapRun, ResultIterator, collect
+from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.payload import Payload
+from objproxy._worker.wire import Operation
+from objproxy.errors import ArgumentPickleError
+
+Explain = Callable[[Operation, Exception], str]
+OnArrival = Callable[[Arrival], None]
+
+
+class Verbs:
+    """The verbs of one pool.
+
+    Parameters
+    ----------
+    driver : Driver
+        The engine.
+    explain : callable
+        ``explain(operation, exc)`` gives the path to what cannot be pickled.
+    """
+
+    def __init__(self, driver: Driver, explain: Explain) -> None:
+        self._driver = driver
+        self._explain = explain
+        # Numbers the maps of this pool, so that each has random streams of its own; 0 means no map.
+        self._call_numbers = itertools.count(1)
+
+    def encode(self, operation: Operation) -> Payload:
+        """Pickle the arguments of a call.
+
+        Raises
+        ------
+        ArgumentPickleError
+            They cannot be pickled; nothing was sent.
+        """
+        try:
+            return Payload(operation, self._driver.backend.encode(operation))
+        except Exception as exc:
+            path = self._explain(operation, exc)
+            raise ArgumentPickleError(operation.name, path, f"{type(exc).__name__}: {exc}") from exc
+
+    def one(self, worker_id: int, operation: Operation, *, is_task: bool = True, **rules: Any) -> Any:
+        """Carry out one operation on one worker; return its outcome."""
+        payload = self.encode(operation)
+        call = Call(operation.name, needs_state=True, is_task=is_task, **rules)
+        self._driver.submit([Batch(call, 0, 1, payload, worker_id)])
+        self._await(call)
+        return call.inbox[0].outcomes[0]
+
+    def _await(self, call: Call) -> None:
+        """Wait until every outcome has arrived; who is interrupted ends what runs."""
+        try:
+            while call.outstanding:
+                self._driver.wait_until(lambda: not call.outstanding, None, call)
+        except BaseException:
+            self._driver.cancel(call, and_running=True)
+            raise
+
+    def every(self, worker_ids: Sequence[int], operation: Operation, *, is_task: bool = True, **rules: Any) -> list[Any]:
+        """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
+        payload = self.encode(operation)
+        call = Call(operation.name, needs_state=True, is_task=is_task, **rules)
+        self._driver.submit([Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)])
+        self._await(call)
+        outcomes: list[Any] = [None] * len(worker_ids)
+        for arrival in call.take():
+            outcomes[arrival.start] = arrival.outcomes[0]
+        return outcomes
+
+    def future(self, operation: Operation, finish: Callable[[Any], Any], *, worker_id: int | None = None, **rules: Any) -> CallFuture:
+        """Submit one operation to whichever worker is free, or to the one that is named."""
+        payload = self.encode(operation)
+        call = Call(operation.name, needs_state=worker_id is not None, **rules)
+        future = CallFuture(self._driver, call, finish)
+        self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
+        return future
+
+    def run(
+        self,
+        source: plan.ItemSource,
+        n_workers: int,
+        *,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        is_lazy: bool = False,
+        timeout: float | None = None,
+        **rules: Any,
+    ) -> MapRun:
+        """Prepare a map.
+
+        With a time limit each item is a message of its own: the parent's clock then is the item's clock.
+        """
+        sizer = ChunkSizer(n_workers, 1 if timeout is not None else chunksize)
+        call = Call(source.method, sizer=sizer, call_number=next(self._call_numbers), timeout=timeout, **rules)
+        return MapRun(
+            self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain
+        )
+
+    def map(self, run: MapRun, on_arrival: OnArrival) -> list[Sequence[Any]]:
+        """Run a map to its end; return the outcomes in order, in consecutive pieces."""
+        return collect(run, on_arrival)
+
+    def dedicated(self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, **rules: Any) -> list[Sequence[Any]]:
+        """Send item i to worker i; as many items as workers.
+
+        Raises
+        ------
+        ValueError
+            Their numbers differ.
+        """
+        if source.total is not None and source.total != len(worker_ids):
+            raise _wrong_length(source.total, len(worker_ids))
+        payloads = [payload for _ in range(len(worker_ids) + 1) if (payload := source.pull(1)) is not None]
+        if source.error is not None:
+            raise source.error
+        if len(payloads) != len(worker_ids):
+            raise _wrong_length(f"{len(payloads)} or more" if len(payloads) > len(worker_ids) else len(payloads), len(worker_ids))
+        call = self._pinned_call(source, rules)
+        return self._round(call, 0, payloads, worker_ids, on_arrival)
+
+    def rounds(self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, **rules: Any) -> list[Sequence[Any]]:
+        """Send item i to worker ``i % n``, in rounds; no round starts before the last has ended."""
+        call = self._pinned_call(source, rules)
+        pieces: list[Sequence[Any]] = []
+        while not source.is_exhausted:
+            start = source.n_pulled
+            payloads = [payload for _ in worker_ids if (payload := source.pull(1)) is not None]
+            pieces += self._round(call, start, payloads, worker_ids[: len(payloads)], on_arrival)
+        if source.error is not None:
+            raise source.error
+        return pieces
+
+    def _pinned_call(self, source: plan.ItemSource, rules: dict[str, Any]) -> Call:
+        return Call(source.method, call_number=next(self._call_numbers), **rules)
+
+    def _round(
+        self, call: Call, start: int, payloads: Sequence[Payload], worker_ids: Sequence[int], on_arrival: OnArrival
+    ) -> list[Sequence[Any]]:
+        """Run one item on each of the workers and wait for all of them."""
+        for index, payload in enumerate(payloads, start):
+            try:
+                payload.data = self._driver.backend.encode(payload.operation)
+            except Exception as exc:
+                path = self._explain(payload.operation, exc)
+                raise ArgumentPickleError(call.method, path, f"{type(exc).__name__}: {exc}", index) from exc
+        self._driver.submit([Batch(call, start + i, 1, payloads[i], worker_ids[i]) for i in range(len(payloads))])
+        self._await(call)
+        arrivals = sorted(call.take(), key=lambda arrival: arrival.start)
+        for arrival in arrivals:
+            on_arrival(arrival)
+        return [arrival.outcomes for arrival in arrivals]
+
+
+def make_source(method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str, Iterable[Any]]) -> plan.ItemSource:
+    """Make the source of a map."""
+    return plan.ItemSource(method, args, kwargs)
+
+
+def _wrong_length(n_items: Any, n_workers: int) -> ValueError:
+    return ValueError(
+        f"a dedicated call needs one item for each worker: {n_items} items were given for {n_workers} workers"
+    )
+
+
+__all__ = ["Failure", "ResultIterator", "Verbs", "make_source"]

@@ -1,0 +1,97 @@
+"""The record that the state machine keeps of one worker."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from objproxy._engine.messages import Batch
+from objproxy.errors import WorkerDiedError
+
+
+class WorkerRecord:
+    """One place in the pool; its worker may be replaced, the place stays.
+
+    Attributes
+    ----------
+    phase : str
+        ``starting`` (building its object), ``idle``, ``busy``, ``ending`` (asked or killed), ``gone``, ``quarantined``.
+    generation : int
+        How often the worker was replaced.
+    end_reason : str or None
+        Why the pool itself is ending it; None while it is not.
+    queue : list of Batch
+        A heap: batches that only this worker may run.
+    inflight : deque of Batch
+        What was sent and is not answered in full; the first is running.
+    n_assigned : int
+        Items sent to this generation.
+    n_tasks : int
+        Items answered, all generations.
+    loss : WorkerDiedError or None
+        A death that nobody has been told of yet.
+    deaths : deque of float
+        When it died lately.
+    is_listed : bool
+        Whether it stands in the list of free workers.
+    is_retiring : bool
+        Whether it leaves the pool when its own queue is empty.
+    """
+
+    __slots__ = (
+        "busy_since",
+        "created_at",
+        "deaths",
+        "end_reason",
+        "ended_at",
+        "ending_since",
+        "exit_seconds",
+        "exitcode",
+        "generation",
+        "inflight",
+        "init_error",
+        "init_seconds",
+        "is_listed",
+        "is_retiring",
+        "loss",
+        "n_assigned",
+        "n_tasks",
+        "phase",
+        "queue",
+        "start_up_seconds",
+        "started_at",
+        "worker_id",
+        "working_seconds",
+    )
+
+    def __init__(self, worker_id: int) -> None:
+        self.worker_id = worker_id
+        self.generation = 0
+        self.phase = "starting"
+        self.queue: list[Batch] = []
+        self.inflight: deque[Batch] = deque()
+        self.deaths: deque[float] = deque()
+        self.loss: WorkerDiedError | None = None
+        self.init_error: BaseException | None = None
+        self.exitcode: int | None = None
+        self.end_reason: str | None = None
+        self.is_listed = False
+        self.is_retiring = False
+        self.n_assigned = 0
+        self.n_tasks = 0
+        self.working_seconds = 0.0
+        self.busy_since = 0.0
+        self.started_at = 0.0
+        self.created_at = 0.0
+        self.ending_since: float | None = None
+        self.ended_at: float | None = None
+        self.exit_seconds = 0.0
+        self.start_up_seconds = 0.0
+        self.init_seconds = 0.0
+
+    def reset(self, phase: str, now: float) -> None:
+        """Begin a new generation."""
+        self.phase = phase
+        self.end_reason = None
+        self.n_assigned = 0
+        self.started_at = now
+        self.ending_since = None

@@ -1,0 +1,146 @@
+"""Bring a worker up: environment, threads, seeds, log records, then the user's object, in this order."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import random
+import sys
+import time
+from typing import Any
+
+from objproxy._worker.context import Worker
+from objproxy._worker.execute import Host
+from objproxy._worker.wire import Operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Boot:
+    """Everything that a worker needs to come up; one pickle, the first frame on its channel.
+
+    Attributes
+    ----------
+    worker_id, n_workers, generation, pool_name
+        As in ``current_worker()``.
+    device : bytes
+        Pickled device; opened after the environment is set.
+    environ : dict
+        Variables to set before anything of the user is imported; None removes one.
+    cpu_ids : tuple of int or None
+        Processors that the worker may use.
+    n_threads : int or None
+        Limit for libraries that have to be told by a call (PyTorch).
+    entropy : int
+        Root of the random streams.
+    seed_words : tuple of int or None
+        State for ``random`` and ``numpy.random``, from ``SeedSequence(seed).spawn``; None without a seed.
+    log_levels : dict
+        Levels of the parent's loggers; "" is the root's.
+    factory, arguments : bytes
+        Pickled class (or factory) and (args, kwargs).
+    snapshot : bytes or None
+        Pickled object to start from in place of the constructor.
+    replay : tuple of bytes
+        Pickled operations to carry out after the constructor.
+    """
+
+    worker_id: int
+    n_workers: int
+    generation: int
+    pool_name: str
+    device: bytes
+    environ: dict[str, str | None]
+    cpu_ids: tuple[int, ...] | None
+    n_threads: int | None
+    entropy: int
+    seed_words: tuple[int, ...] | None
+    log_levels: dict[str, int]
+    factory: bytes
+    arguments: bytes
+    snapshot: bytes | None = None
+    replay: tuple[bytes, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """The first answer of a worker.
+
+    Attributes
+    ----------
+    pid : int
+        Its process.
+    init_seconds : float
+        Time that the constructor took.
+    attributes : tuple of str
+        Names that the new object holds itself.
+    """
+
+    pid: int
+    init_seconds: float
+    attributes: tuple[str, ...]
+
+
+def apply_environment(boot: Boot) -> None:
+    """Set the variables and the processors of this worker, before anything of the user is imported."""
+    for name, value in boot.environ.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if boot.cpu_ids is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, boot.cpu_ids)
+
+
+def seed_generators(boot: Boot) -> None:
+    """Give ``random`` and, if it is loaded, ``numpy.random`` a state that no other worker has.
+
+    A worker that was forked from a process that had drawn numbers would draw the same ones again.
+    """
+    if boot.seed_words is None:
+        random.seed(os.urandom(32))
+        words = tuple(int.from_bytes(os.urandom(4), "little") for _ in range(8))
+    else:
+        words = boot.seed_words
+        random.seed(",".join(map(str, words)))
+        import numpy.random  # noqa: PLC0415 - a seed was asked for, so its legacy generator is part of the promise
+
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(words)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(words[0])
+
+
+def limit_threads(n_threads: int | None) -> None:
+    """Tell libraries that do not read the environment how many threads they may use."""
+    torch = sys.modules.get("torch")
+    if torch is not None and n_threads is not None:
+        torch.set_num_threads(n_threads)
+
+
+def build_host(boot: Boot, worker: Worker) -> tuple[Host, Ready]:
+    """Build the user's object; whatever its constructor raises passes through."""
+    factory = pickle.loads(boot.factory)
+    seed_generators(boot)
+    limit_threads(boot.n_threads)
+    began = time.perf_counter()
+    if boot.snapshot is None:
+        args, kwargs = pickle.loads(boot.arguments)
+        instance = factory(*args, **kwargs)
+    else:
+        instance = pickle.loads(boot.snapshot)
+
+    host = Host(instance, worker)
+    for payload in boot.replay:
+        host.perform(Operation(*pickle.loads(payload)))
+    return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))
+
+
+def own_attributes(instance: Any) -> tuple[str, ...]:
+    """Return the public names that the object itself holds, as far as it lets one look."""
+    try:
+        return tuple(name for name in vars(instance) if not name.startswith("_"))
+    except TypeError:
+        return ()

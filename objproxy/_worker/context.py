@@ -1,0 +1,143 @@
+"""``current_worker()``: what code inside a worker may know about itself."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Worker", "current_worker", "report_progress"]
+
+#: Second element of the spawn key of a stream of an item; worker streams use the worker's number alone.
+_ITEM_STREAM = 2**31
+
+
+class Worker:
+    """The worker that runs the calling code.
+
+    Attributes
+    ----------
+    worker_id : int
+        Index of the worker in its pool, ``0 <= worker_id < n_workers``.
+    n_workers : int
+        Number of workers of the pool when this worker started.
+    device : Device or None
+        The device it is bound to; None for a CPU worker.
+    generation : int
+        0 for the first worker of this index, +1 for each replacement.
+    pool_name : str
+        Name of the pool.
+    """
+
+    def __init__(
+        self,
+        worker_id: int,
+        n_workers: int,
+        *,
+        device: Any = None,
+        generation: int = 0,
+        pool_name: str = "",
+        entropy: int = 0,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        self.worker_id = worker_id
+        self.n_workers = n_workers
+        self.device = device
+        self.generation = generation
+        self.pool_name = pool_name
+        self._entropy = entropy
+        self._on_progress = on_progress
+        self._own_rng: Any = None
+        self._item_rng: Any = None
+        self._item_key: tuple[int, int] | None = None
+        # Set by the loop: (call number, index of the running item), or None outside of a map.
+        self._locate_item: Callable[[], tuple[int, int] | None] = lambda: None
+
+    @property
+    def rng(self) -> Any:
+        """A ``numpy.random.Generator``.
+
+        Inside a map each item has a stream of its own, which depends on the pool's seed, the call and the item's index, and
+        not on the number of workers. Elsewhere it is the worker's own stream, different for every worker and generation.
+        """
+        key = self._locate_item()
+        if key is None:
+            if self._own_rng is None:
+                self._own_rng = self._make_rng(worker_spawn_key(self.worker_id, self.generation))
+            return self._own_rng
+
+        if key != self._item_key:
+            self._item_key = key
+            self._item_rng = self._make_rng((_ITEM_STREAM, *key))
+        return self._item_rng
+
+    def _make_rng(self, spawn_key: tuple[int, ...]) -> Any:
+        import numpy  # noqa: PLC0415 - a worker that draws no numbers never loads NumPy
+
+        return numpy.random.default_rng(numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key))
+
+    def __repr__(self) -> str:
+        return (
+            f"<worker {self.worker_id} of {self.n_workers} in {self.pool_name!r}, "
+            f"device {self.device or 'cpu'}, generation {self.generation}>"
+        )
+
+
+def worker_spawn_key(worker_id: int, generation: int) -> tuple[int, ...]:
+    """Return the key under which ``SeedSequence(seed).spawn`` finds the stream of a worker.
+
+    The first generation has exactly the child number `worker_id` of the pool's seed, a replacement one child of that child.
+    """
+    return (worker_id, generation) if generation else (worker_id,)
+
+
+_of_thread = threading.local()
+_of_process: Worker | None = None
+
+
+def enter_worker(worker: Worker, *, whole_process: bool) -> None:
+    """Say who this is: for every thread of a worker process, or for the calling thread alone."""
+    global _of_process
+    if whole_process:
+        _of_process = worker
+    else:
+        _of_thread.worker = worker
+
+
+def leave_worker() -> None:
+    """Forget who the calling thread is."""
+    _of_thread.worker = None
+
+
+def current_worker() -> Worker:
+    """Return the worker that runs the calling code.
+
+    Returns
+    -------
+    Worker
+        With ``worker_id, n_workers, device, generation, rng, pool_name``.
+
+    Raises
+    ------
+    RuntimeError
+        The calling code does not run inside a worker.
+    """
+    worker = getattr(_of_thread, "worker", None) or _of_process
+    if worker is None:
+        raise RuntimeError("current_worker() was called outside of a worker; only code that a pool runs has one")
+    return worker
+
+
+def report_progress(done: int, total: int | None = None) -> None:
+    """Tell the caller how far a long task is; outside of a worker this does nothing.
+
+    Parameters
+    ----------
+    done : int
+        How many steps are done.
+    total : int or None
+        How many there are.
+    """
+    worker = getattr(_of_thread, "worker", None) or _of_process
+    if worker is not None and worker._on_progress is not None:
+        worker._on_progress(done, total)

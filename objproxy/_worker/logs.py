@@ -1,0 +1,46 @@
+"""Log records and warnings of a worker go home: one handler at the root, one frame a record, tagged with the worker."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+from objproxy._worker import wire
+from objproxy._worker.context import Worker
+
+
+class HomewardHandler(logging.Handler):
+    """Sends each record to the parent, where the handlers of the same logger get it."""
+
+    def __init__(self, channel: wire.WorkerChannel, worker: Worker) -> None:
+        super().__init__()
+        self._channel = channel
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send `record`, as text where it would not pickle."""
+        try:
+            self._channel.send(wire.LOG, pickle.dumps(_portable(record, self._worker), 5))
+        except Exception:
+            self.handleError(record)
+
+
+def _portable(record: logging.LogRecord, worker: Worker) -> dict[str, Any]:
+    """Return the record's fields with its text made, so that nothing in it needs the worker's modules."""
+    fields = dict(record.__dict__)
+    if record.exc_info:
+        fields["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
+    fields.update(msg=record.getMessage(), args=None, exc_info=None)
+    fields.update(worker_id=worker.worker_id, device=str(worker.device or "cpu"), generation=worker.generation)
+    return {name: value if isinstance(value, (str, int, float, type(None))) else str(value) for name, value in fields.items()}
+
+
+def send_records_home(channel: wire.WorkerChannel, worker: Worker, levels: dict[str, int]) -> None:
+    """Replace every handler of this process by one that sends to the parent, at the parent's levels."""
+    logging.captureWarnings(True)
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).handlers.clear()
+    logging.root.handlers = [HomewardHandler(channel, worker)]
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)

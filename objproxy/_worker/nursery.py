@@ -1,0 +1,276 @@
+"""A nursery: a small process that starts workers, tells of their ends and never leaves one behind.
+
+There are two kinds, with one code. The *root* is started once for a program, by exec, so it is clean and has one thread;
+it only makes nurseries. The *nursery of a pool* is forked from the root (or from the program itself with
+``start_method="fork"``), loads what the pool's class needs, and forks the pool's workers in a millisecond or two each.
+
+::
+
+    program ── exec ──> root ── fork ──> nursery of pool A ── fork ──> worker 0, worker 1, ...
+                             └─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
+
+Why a process between the program and its workers:
+
+- it has one thread, so forking it is safe whatever threads or CUDA contexts the program has;
+- it is the parent that reaps, so it knows the exit code and can signal a worker without ever meeting a reused pid;
+- it ends when the program ends, in whatever way, and takes the process groups of its workers along; and if it is killed
+  itself, the kernel kills the workers (parent-death signal).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from objproxy._worker import platform
+
+_LENGTH = struct.Struct("<I")
+_MAX_FDS = 4
+
+#: Ask whether the owner is alive this often, where no descriptor can tell.
+_OWNER_CHECK_SECONDS = 1.0
+
+
+def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
+    """Send one message, with descriptors."""
+    body = pickle.dumps(message, 5)
+    socket.send_fds(sock, [_LENGTH.pack(len(body))], fds)
+    sock.sendall(body)
+
+
+def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
+    """Wait for one message; None at the end of the channel."""
+    try:
+        head, fds, _flags, _address = socket.recv_fds(sock, _LENGTH.size, _MAX_FDS)
+        if not head:
+            return None
+        body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
+    except (ConnectionResetError, EOFError):
+        return None
+    return pickle.loads(body), list(fds)
+
+
+def _receive_exactly(sock: socket.socket, nbytes: int) -> bytes:
+    body = b""
+    while len(body) < nbytes:
+        part = sock.recv(nbytes - len(body))
+        if not part:
+            raise EOFError
+        body += part
+    return body
+
+
+class Nursery:
+    """Serves one control channel until it ends.
+
+    Parameters
+    ----------
+    control : socket
+        Where requests come from and notices of ends go to.
+    owner_pid : int
+        The program; when it is gone, so is everything here.
+    """
+
+    def __init__(self, control: socket.socket, owner_pid: int) -> None:
+        self._control = control
+        self._owner_pid = owner_pid
+        self._owner_watch = platform.watch_process(owner_pid)
+        self._children: dict[int, tuple[int, int] | None] = {}  # pid -> (worker_id, generation); None: a nursery
+        self._pids: dict[tuple[int, int], int] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._start_method = "forkserver"
+        self._argv: list[str] = []
+
+    def serve(self) -> None:
+        """Serve until the owner or the control channel is gone, then end everything that was started here."""
+        self._install_signals()
+        poll = select.poll()
+        for fd in (self._control.fileno(), self._wake_read, self._owner_watch):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        timeout = None if self._owner_watch is not None else _OWNER_CHECK_SECONDS * 1000
+        while True:
+            ready = {fd for fd, _ in poll.poll(timeout)}
+            if self._owner_watch in ready or not (ready or platform.is_process_alive(self._owner_pid)):
+                break
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._handle_request():
+                break
+        self._end_all()
+
+    def _install_signals(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def _handle_request(self) -> bool:
+        received = receive_message(self._control)
+        if received is None:
+            return False
+        (verb, *args), fds = received
+        handler: Callable[..., None] = getattr(self, f"_on_{verb}")
+        handler(*args, *fds)
+        for fd in fds:
+            os.close(fd)  # the child that was forked has its own
+        return True
+
+    def _on_nursery(self, control_fd: int) -> None:
+        """Fork the nursery of a pool."""
+        parent, pid = os.getpid(), os.fork()
+        if pid:
+            self._children[pid] = None
+            return
+
+        platform.die_with_parent(parent)
+        self._forget_own_descriptors()
+        run_nursery(control_fd, self._owner_pid)
+
+    def _on_configure(self, settings: dict[str, Any]) -> None:
+        """Take the program's environment over and load what the pool's class needs."""
+        self._start_method = settings["start_method"]
+        self._argv = settings["executable"]
+        os.environ.clear()
+        os.environ.update(settings["environ"])
+        sys.path[:] = settings["path"]
+        sys.argv[:] = settings["argv"]
+        try:
+            os.chdir(settings["cwd"])
+        except OSError:  # removed meanwhile: the program itself could not go there either
+            pass
+        if settings["preload"] is not None:
+            _load(settings["preload"], settings["modules"])
+        # A forked copy of a process with threads may hang on a lock that one of them held.
+        send_message(self._control, ("configured", len(sys._current_frames()) == 1))
+
+    def _on_start(self, worker_id: int, generation: int, channel_fd: int, journal_fd: int) -> None:
+        """Fork a worker."""
+        parent, pid = os.getpid(), os.fork()
+        if not pid:
+            self._become_worker(parent, channel_fd, journal_fd)
+
+        try:
+            os.setpgid(pid, pid)  # both sides do it, so that it holds whoever runs first
+        except OSError:
+            pass  # it is there already, or has exec'ed or ended
+        self._children[pid] = (worker_id, generation)
+        self._pids[worker_id, generation] = pid
+        send_message(self._control, ("started", worker_id, generation, pid))
+
+    def _on_signal(self, worker_id: int, generation: int, number: int) -> None:
+        """Signal a worker's group; its pid cannot have been reused, since it is reaped here and nowhere else."""
+        pid = self._pids.get((worker_id, generation))
+        if pid is not None:
+            _signal_group(pid, number)
+
+    def _become_worker(self, parent: int, channel_fd: int, journal_fd: int) -> None:
+        os.setpgid(0, 0)
+        platform.die_with_parent(parent)
+        self._forget_own_descriptors()
+        if self._start_method == "spawn":
+            _exec_worker(self._argv, channel_fd, journal_fd)
+
+        from objproxy._worker.loop import run_worker  # noqa: PLC0415 - a nursery itself has no use for it
+
+        run_worker(channel_fd, journal_fd)
+
+    def _forget_own_descriptors(self) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._control.close()
+        for fd in (self._wake_read, self._wake_write, self._owner_watch):
+            if fd is not None:
+                os.close(fd)
+
+    def _reap(self) -> None:
+        """Tell of every child that has ended; what it left in its process group goes first, while the group's id is ours."""
+        while (ended := platform.reap_child(self._end_group)) is not None:
+            pid, exitcode = ended
+            worker = self._children.pop(pid, None)
+            if worker is not None:
+                self._pids.pop(worker, None)
+                self._tell(("exited", *worker, exitcode))
+
+    def _end_group(self, pid: int) -> None:
+        if self._children.get(pid) is not None:
+            _signal_group(pid, signal.SIGKILL)
+
+    def _tell(self, message: Any) -> None:
+        try:
+            send_message(self._control, message)
+        except OSError:
+            pass  # the owner is gone or going; the loop will see it
+
+    def _end_all(self) -> None:
+        for pid, worker in self._children.items():
+            if worker is not None:
+                _signal_group(pid, signal.SIGKILL)
+        for pid in self._children:
+            # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
+            os.waitpid(pid, 0)
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        # The worker has not made its group yet, or only its zombie is left.
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+    except PermissionError:
+        pass  # macOS says so when only zombies are left in the group
+
+
+def _load(preload: bytes, modules: list[str]) -> None:
+    """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+    try:
+        for name in modules:
+            __import__(name)
+        pickle.loads(preload)
+    except BaseException:
+        return
+
+
+def _exec_worker(argv: list[str], channel_fd: int, journal_fd: int) -> None:
+    for fd in (channel_fd, journal_fd):
+        os.set_inheritable(fd, True)
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
+        f"from objproxy._worker.loop import run_worker; run_worker({channel_fd}, {journal_fd})"
+    )
+    os.execv(argv[0], [*argv, "-c", code])
+
+
+def run_nursery(control_fd: int, owner_pid: int) -> None:
+    """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
+    status = 1
+    try:
+        Nursery(socket.socket(fileno=control_fd), owner_pid).serve()
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def run_root(control_fd: int, owner_pid: int) -> None:
+    """Be the root nursery of a program. Never returns."""
+    import cloudpickle  # noqa: F401, PLC0415 - loaded once here, so that no worker pays for it
+
+    import objproxy._worker.loop  # noqa: F401, PLC0415
+    import objproxy._worker.logs  # noqa: F401, PLC0415
+
+    run_nursery(control_fd, owner_pid)

@@ -1,0 +1,89 @@
+"""What the back ends that share the caller's memory have in common: their workers, and the building of objects."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from objproxy._engine import messages as m
+from objproxy._worker.boot import own_attributes
+from objproxy._worker.context import Worker
+from objproxy._worker.inprocess import InProcessWorker, make_host
+from objproxy._worker.outcome import with_worker_trace
+from objproxy._worker.wire import Operation
+from objproxy.backends.base import PoolContext, WorkerInfo
+from objproxy.errors import WorkerInitError
+
+
+class MemoryWorker:
+    """One worker in the memory of the caller.
+
+    Parameters
+    ----------
+    context : PoolContext
+        Builds its object.
+    worker_id, generation : int
+        Which one it is.
+    """
+
+    def __init__(self, context: PoolContext, worker_id: int, generation: int) -> None:
+        self.worker_id = worker_id
+        self.generation = generation
+        self.info = WorkerInfo()
+        self._recipe = context.recipe
+        self._on_progress = context.on_progress
+        self._served: InProcessWorker | None = None
+
+    def boot(self) -> list[m.Event]:
+        """Build the object; return the event that says how it went."""
+        boot = self._recipe.boot(self.worker_id, self.generation, with_pickles=False)
+        worker = Worker(
+            self.worker_id,
+            boot.n_workers,
+            device=self._recipe.device(self.worker_id),
+            generation=self.generation,
+            pool_name=boot.pool_name,
+            entropy=boot.entropy,
+            on_progress=lambda done, total: self._on_progress(self.worker_id, done, total),
+        )
+        began = time.perf_counter()
+        try:
+            self._served = make_host(worker, lambda: self._recipe.build(self.worker_id, self.generation))
+        except BaseException as exc:
+            return [*init_failed(self.worker_id, self.generation, exc, str(worker.device or "") or None)]
+
+        seconds = time.perf_counter() - began
+        self.info = WorkerInfo(None, 0.0, seconds, own_attributes(self._served._host.instance))
+        return [m.Ready(self.worker_id, self.generation)]
+
+    def serve(self, batch: m.Batch) -> m.Replied:
+        """Run a batch."""
+        assert self._served is not None
+        rules = batch.rules
+        outcomes, failed, seconds = self._served.serve(batch.payload.data, rules.call_number, batch.start, batch.count)
+        return m.Replied(self.worker_id, self.generation, batch.seq, outcomes, failed, True, seconds)
+
+    def finish(self) -> m.Died:
+        """Run the object's own end and be gone."""
+        served, self._served = self._served, None
+        if served is not None:
+            try:
+                served.finish()
+            except Exception:
+                logging.getLogger("objproxy").exception("the close() of the object of worker %d raised", self.worker_id)
+        return m.Died(self.worker_id, self.generation, exitcode=0)
+
+
+def init_failed(worker_id: int, generation: int, error: BaseException, device: str | None) -> tuple[m.InitFailed, m.Died]:
+    """Return the events that tell of a constructor that raised."""
+    with_worker_trace(error)
+    reason = f"its constructor raised {type(error).__name__}: {error}"
+    init_error = WorkerInitError(worker_id, reason, device=device, remote_traceback=str(error.__cause__ or ""))
+    init_error.__cause__ = error
+    return m.InitFailed(worker_id, generation, init_error), m.Died(worker_id, generation, exitcode=1)
+
+
+def encode_by_reference(operation: Operation) -> Any:
+    """Pass the operation as it is."""
+    return operation

@@ -1,0 +1,222 @@
+"""The program's side of nurseries: start the root once, and one nursery for each pool."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from objproxy._worker.nursery import receive_message, run_nursery, send_message
+
+#: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
+_ROOT_SECONDS = 60.0
+
+START_METHODS = ("forkserver", "fork", "spawn")
+
+
+class NurseryLostError(OSError):
+    """A nursery ended by itself."""
+
+
+class PoolNursery:
+    """The nursery of one pool, as the program sees it.
+
+    Parameters
+    ----------
+    control : socket
+        The program's end of its channel.
+    pid : int or None
+        Its process, where it is a child of this one (``start_method="fork"``).
+    """
+
+    def __init__(self, control: socket.socket, pid: int | None) -> None:
+        self._control = control
+        self._pid = pid
+
+    def fileno(self) -> int:
+        """Return the descriptor on which its notices arrive."""
+        return self._control.fileno()
+
+    def configure(self, settings: dict[str, Any], timeout: float | None) -> bool:
+        """Hand the program's environment over and wait until the class's modules are loaded.
+
+        Returns False if the nursery cannot be forked safely any more, because loading them started threads.
+
+        Raises
+        ------
+        NurseryLostError
+            It died while it loaded them.
+        TimeoutError
+            Loading took longer than `timeout` seconds.
+        """
+        send_message(self._control, ("configure", settings))
+        ready, _, _ = select.select([self._control], [], [], timeout)
+        if not ready:
+            raise TimeoutError(f"loading the class took longer than {timeout:g} s")
+        answer = self.receive()
+        return bool(answer[1])
+
+    def receive(self) -> Any:
+        """Return the next message.
+
+        Raises
+        ------
+        NurseryLostError
+            It is gone.
+        """
+        received = receive_message(self._control)
+        if received is None:
+            raise NurseryLostError("the process that starts the workers is gone")
+        return received[0]
+
+    def start_worker(self, worker_id: int, generation: int, channel_fd: int, journal_fd: int) -> None:
+        """Ask for a worker; its start and its end will be messages."""
+        self._send(("start", worker_id, generation), (channel_fd, journal_fd))
+
+    def signal_worker(self, worker_id: int, generation: int, number: int) -> None:
+        """Send a signal to a worker and what it started; nothing happens if it has ended."""
+        with contextlib.suppress(NurseryLostError):
+            self._send(("signal", worker_id, generation, number))
+
+    def _send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
+        try:
+            send_message(self._control, message, fds)
+        except OSError as exc:
+            raise NurseryLostError("the process that starts the workers is gone") from exc
+
+    def close(self) -> None:
+        """End it, and every worker that is left, and wait until it is gone."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+            while self._control.recv(4096):  # the end of the channel comes when the process has ended
+                pass
+        self._control.close()
+        if self._pid is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+
+    def abandon(self) -> None:
+        """Let go in a forked child; the nursery goes on for the parent."""
+        self._control.close()
+
+
+def open_nursery(settings: dict[str, Any], timeout: float | None) -> PoolNursery:
+    """Start the nursery of a pool.
+
+    Parameters
+    ----------
+    settings : dict
+        ``start_method``, ``environ``, ``path``, ``argv``, ``cwd``, ``executable``, ``preload`` (pickled class or None) and
+        ``modules``.
+    timeout : float or None
+        Seconds for loading the class.
+
+    Notes
+    -----
+    If loading the class starts threads or kills the process, a second nursery is started that does not load it; the workers
+    then load it themselves, and an error of it is told as theirs.
+    """
+    nursery = _make_nursery(settings["start_method"])
+    try:
+        if nursery.configure(settings, timeout):
+            return nursery
+    except NurseryLostError:
+        pass
+    except BaseException:
+        nursery.close()
+        raise
+    nursery.close()
+    nursery = _make_nursery(settings["start_method"])
+    nursery.configure({**settings, "preload": None}, timeout)
+    return nursery
+
+
+def _make_nursery(start_method: str) -> PoolNursery:
+    ours, theirs = socket.socketpair()
+    try:
+        pid = _fork_nursery(ours, theirs) if start_method == "fork" else _root.ask_for_nursery(theirs)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return PoolNursery(ours, pid)
+
+
+def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
+    owner = os.getpid()
+    pid = os.fork()  # the hooks below close every other pool's descriptors in the child
+    if not pid:
+        ours.close()
+        os.setpgid(0, 0)
+        run_nursery(theirs.detach(), owner)
+    return pid
+
+
+class _Root:
+    """The root nursery of this program, started when it is first needed; it ends with the program."""
+
+    def __init__(self) -> None:
+        # Guards the process and its channel: pools may be made in several threads.
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask_for_nursery(self, theirs: socket.socket) -> None:
+        """Have a nursery forked that serves `theirs`."""
+        with self._lock:
+            try:
+                self._send(theirs)
+            except OSError:  # somebody ended it; it had nothing of ours
+                self._stop()
+                self._send(theirs)
+
+    def _send(self, theirs: socket.socket) -> None:
+        if self._control is None:
+            self._start()
+        assert self._control is not None
+        send_message(self._control, ("nursery",), (theirs.fileno(),))
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(_ROOT_SECONDS)
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
+            f"run_root({theirs.fileno()}, {os.getpid()})"
+        )
+        with theirs:
+            self._process = subprocess.Popen(
+                [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
+            )
+        self._control = ours
+
+    def _stop(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._control = self._process = None
+
+    def abandon(self) -> None:
+        """Forget the root in a forked child: it belongs to the parent."""
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
+            self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
+        self._control = self._process = None
+        self._lock = threading.Lock()
+
+
+def interpreter() -> list[str]:
+    """Return the command of this interpreter, with the options it was started with."""
+    return [sys.executable, *subprocess._args_from_interpreter_flags()]
+
+
+_root = _Root()
+os.register_at_fork(after_in_child=_root.abandon)

@@ -1,0 +1,80 @@
+"""Read the results that a worker sends, lane by lane."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import pickletools
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from objproxy._worker import wire
+from objproxy._worker.outcome import Failure, decode_error
+from objproxy.errors import ResultPickleError
+
+
+def decode_segments(data: memoryview, worker_id: int, method: str) -> tuple[Sequence[Any], list[int]]:
+    """Return the outcomes in `data`, and the offsets of those that are a `Failure`.
+
+    Numbers of one type come back as an ``array.array``, which costs nothing to make and little to stack.
+    """
+    pieces: list[Sequence[Any]] = []
+    failed: list[int] = []
+    n_items = at = 0
+    while at < len(data):
+        lane, count, nbytes = wire.SEGMENT_HEAD.unpack_from(data, at)
+        at += wire.SEGMENT_HEAD.size
+        outcomes = _decode(lane, count, data[at : at + nbytes], worker_id, method)
+        at += nbytes
+        if lane in (wire.PICKLES, wire.ERRORS):
+            failed += [n_items + i for i, outcome in enumerate(outcomes) if type(outcome) is Failure]
+        n_items += count
+        if count:
+            pieces.append(outcomes)
+    if len(pieces) == 1:
+        return pieces[0], failed
+    return list(itertools.chain.from_iterable(pieces)), failed
+
+
+def _decode(lane: int, count: int, data: memoryview, worker_id: int, method: str) -> Sequence[Any]:
+    if lane == wire.PICKLES:
+        return _unpickle(count, data, worker_id, method)
+    if lane == wire.INTS:
+        return array("q", data.tobytes())
+    if lane == wire.FLOATS:
+        return array("d", data.tobytes())
+    if lane == wire.NONES:
+        return [None] * count
+    if lane == wire.ERRORS:
+        return [Failure(decode_error(data))] * count
+    raise wire.ChannelClosedError(f"unknown lane {lane}")
+
+
+def _unpickle(count: int, data: memoryview, worker_id: int, method: str) -> list[Any]:
+    if count == 1:
+        try:
+            return [pickle.loads(data)]
+        except BaseException as exc:
+            return [_unreadable(exc, worker_id, method)]
+
+    stream = io.BytesIO(data)
+    results: list[Any] = []
+    for _ in range(count):
+        begin = stream.tell()
+        try:
+            results.append(pickle.load(stream))
+        except BaseException as exc:
+            results.append(_unreadable(exc, worker_id, method))
+            stream.seek(begin)
+            for _opcode in pickletools.genops(stream):  # find the end of the bad one without running it
+                pass
+    return results
+
+
+def _unreadable(exc: BaseException, worker_id: int, method: str) -> Failure:
+    """What a result does while it is rebuilt, even exiting, is an error of its item alone."""
+    error = ResultPickleError(worker_id, method, "unknown", f"rebuilding it here raised {type(exc).__name__}: {exc}")
+    error.__cause__ = exc
+    return Failure(error)

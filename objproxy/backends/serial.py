@@ -1,0 +1,85 @@
+"""Workers that run in the caller, one call after another: for debugging, and as the plainest meaning of every rule.
+
+The calling thread runs a batch when it waits for results, so ``breakpoint()`` works and tracebacks are whole. Each worker still
+has an object of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from objproxy._engine import messages as m
+from objproxy._worker.wire import Operation
+from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.memory import MemoryWorker, encode_by_reference
+
+
+class SerialBackend:
+    """Runs every worker in the thread that waits."""
+
+    name = "serial"
+    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False)
+
+    def __init__(self) -> None:
+        self._context: PoolContext | None = None
+        self._workers: dict[int, MemoryWorker] = {}
+        self._todo: deque[Callable[[], Sequence[m.Event]]] = deque()
+
+    def open(self, context: PoolContext) -> None:
+        """Keep what builds the objects."""
+        self._context = context
+
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return time.monotonic()
+
+    def encode(self, operation: Operation) -> Any:
+        """Pass by reference."""
+        return encode_by_reference(operation)
+
+    def start(self, worker_id: int, generation: int) -> None:
+        """Note that an object has to be built."""
+        assert self._context is not None
+        worker = self._workers[worker_id] = MemoryWorker(self._context, worker_id, generation)
+        self._todo.append(worker.boot)
+
+    def send(self, worker_id: int, batch: m.Batch) -> None:
+        """Note that a batch has to be run."""
+        worker = self._workers[worker_id]
+        self._todo.append(lambda: [worker.serve(batch)])
+
+    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
+        """Note that a worker has to end; a kill leaves out the object's own end, and what was to be run for it."""
+        worker = self._workers[worker_id]
+        if is_polite:
+            self._todo.append(lambda: [worker.finish()])
+        else:
+            self._todo.append(lambda: [m.Died(worker_id, generation)])
+
+    def wait(self, timeout: float | None) -> Sequence[m.Event]:
+        """Do the next thing that is to be done; if there is none, nothing will ever happen but time."""
+        if self._todo:
+            return self._todo.popleft()()
+        if timeout:
+            time.sleep(timeout)
+        return []
+
+    def wake(self) -> None:
+        """Do nothing: nobody sleeps."""
+
+    def info(self, worker_id: int) -> WorkerInfo:
+        """Return what is known of a worker."""
+        worker = self._workers.get(worker_id)
+        return worker.info if worker is not None else WorkerInfo()
+
+    def close(self) -> None:
+        """Forget the objects."""
+        self._workers.clear()
+        self._todo.clear()
+
+    def abandon(self) -> None:
+        """A forked child has a copy of everything; forget it."""
+        self.close()

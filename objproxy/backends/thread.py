@@ -1,0 +1,128 @@
+"""Workers that are threads: no copies, no start-up, and no protection: a crash, an endless loop or ``os._exit`` hits everybody.
+
+A thread cannot be ended from outside. So there are no time limits here, and a pool that is killed forgets its threads: they
+finish what they run, and end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from objproxy._engine import messages as m
+from objproxy._worker.wire import Operation
+from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.memory import MemoryWorker, encode_by_reference
+
+
+class ThreadBackend:
+    """Runs each worker in a thread of the calling process."""
+
+    name = "thread"
+    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False)
+
+    def __init__(self) -> None:
+        self._context: PoolContext | None = None
+        self._events: queue.SimpleQueue[m.Event | None] = queue.SimpleQueue()
+        self._threads: dict[int, _WorkerThread] = {}
+
+    def open(self, context: PoolContext) -> None:
+        """Keep what builds the objects."""
+        self._context = context
+
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return time.monotonic()
+
+    def encode(self, operation: Operation) -> Any:
+        """Pass by reference."""
+        return encode_by_reference(operation)
+
+    def start(self, worker_id: int, generation: int) -> None:
+        """Start a thread."""
+        assert self._context is not None
+        worker = MemoryWorker(self._context, worker_id, generation)
+        self._threads[worker_id] = _WorkerThread(worker, self._events.put)
+
+    def send(self, worker_id: int, batch: m.Batch) -> None:
+        """Put a batch into the thread's queue."""
+        self._threads[worker_id].inbox.put(batch)
+
+    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
+        """Ask the thread to end; a kill does not wait for what it runs."""
+        thread = self._threads[worker_id]
+        if is_polite:
+            thread.inbox.put(None)
+        else:
+            thread.forget()
+            self._events.put(m.Died(worker_id, generation))
+
+    def wait(self, timeout: float | None) -> Sequence[m.Event]:
+        """Wait for what the threads tell."""
+        try:
+            first = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        events = [first]
+        while not self._events.empty():
+            events.append(self._events.get())
+        return [event for event in events if event is not None]
+
+    def wake(self) -> None:
+        """Make `wait` return."""
+        self._events.put(None)
+
+    def info(self, worker_id: int) -> WorkerInfo:
+        """Return what is known of a worker."""
+        thread = self._threads.get(worker_id)
+        return thread.worker.info if thread is not None else WorkerInfo()
+
+    def close(self) -> None:
+        """Wait for the threads that were asked to end."""
+        for thread in self._threads.values():
+            thread.join_if_ending()
+        self._threads.clear()
+
+    def abandon(self) -> None:
+        """Threads do not survive a fork; there is nothing to let go."""
+        self._threads.clear()
+
+
+class _WorkerThread:
+    """A thread, its queue, and the worker that it serves."""
+
+    def __init__(self, worker: MemoryWorker, tell: Callable[[m.Event], None]) -> None:
+        self.worker = worker
+        self.inbox: queue.SimpleQueue[m.Batch | None] = queue.SimpleQueue()
+        self._tell = tell
+        self._is_forgotten = False
+        name = f"objproxy-worker-{worker.worker_id}"
+        # A daemon, because a call that never ends must not keep the interpreter from ending.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def forget(self) -> None:
+        """Listen no more to this thread; it ends when it has done what it runs."""
+        self._is_forgotten = True
+        self.inbox.put(None)
+
+    def join_if_ending(self) -> None:
+        if not self._is_forgotten and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        for event in self.worker.boot():
+            self._say(event)
+            if type(event) is m.Died:
+                return
+        while (batch := self.inbox.get()) is not None and not self._is_forgotten:
+            self._say(self.worker.serve(batch))
+            del batch  # its arguments may be large, and the next may be long in coming
+        self._say(self.worker.finish())
+
+    def _say(self, event: m.Event) -> None:
+        if not self._is_forgotten:
+            self._tell(event)

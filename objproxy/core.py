@@ -1,0 +1,262 @@
+"""What stands behind a pool, its methods and its instances: the engine of one pool and the meaning of its outcomes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from objproxy._engine.driver import Driver
+from objproxy._engine.futures import CallFuture
+from objproxy._engine.messages import Failure
+from objproxy._engine.state import PoolState
+from objproxy._engine.verbs import Verbs
+from objproxy._engine.workers import WorkerRecord
+from objproxy._pickle_path import explain_operation
+from objproxy._worker.outcome import StreamHandle
+from objproxy._worker.wire import Operation, dumps
+from objproxy.backends.base import Backend, PoolContext
+from objproxy.errors import ObjProxyError, PoolClosedError
+from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, resident_bytes
+from objproxy.methods import RemoteStream
+from objproxy.options import CallOptions
+from objproxy.recipe import PoolRecipe
+from objproxy.settings import PoolSettings
+
+
+class PoolCore:
+    """The engine of one pool; it lives as long as anything of the pool does, an iterator or a future among them.
+
+    Parameters
+    ----------
+    recipe : PoolRecipe
+        How the objects are made.
+    backend : Backend
+        Where they live.
+    settings : PoolSettings
+        The checked options of the pool.
+    """
+
+    def __init__(self, recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> None:
+        self.recipe = recipe
+        self.backend = backend
+        self.settings = settings
+        self.is_dedicated = settings.dedicated
+        backend.open(_context(recipe, backend, settings))
+        state = PoolState(
+            recipe.n_workers,
+            max_restarts=settings.max_restarts,
+            max_tasks_per_worker=settings.max_tasks_per_worker,
+            init_timeout=settings.init_timeout,
+            describe=recipe.describe_device,
+        )
+        self.driver = Driver(state, backend)
+        self.verbs = Verbs(self.driver, explain_operation)
+        self._finalizer = weakref.finalize(self, _end_forgotten, self.driver, recipe.name, os.getpid())
+
+    def __repr__(self) -> str:
+        method = self.settings.start_method or next(iter(self.backend.capabilities.start_methods), "")
+        where = f"{self.backend.name}/{method}" if method else self.backend.name
+        phase = self.driver.state.phase
+        return f"<ProxyPool {self.recipe.name!r} of {self.recipe.info.name}, {self.n_workers} workers, {where}, {phase}>"
+
+    @property
+    def n_workers(self) -> int:
+        """Number of workers."""
+        return self.driver.state.n_workers
+
+    @property
+    def worker_ids(self) -> Sequence[int]:
+        """The workers, in order."""
+        return range(self.n_workers)
+
+    # ---- life -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every worker; see `Driver.start`."""
+        try:
+            self.driver.start()
+        except BaseException:
+            self._finalizer.detach()
+            raise
+
+    def close(self, timeout: float | None) -> None:
+        """Finish and end."""
+        self._finalizer.detach()
+        self.driver.close(timeout)
+
+    def kill(self) -> None:
+        """End now."""
+        self._finalizer.detach()
+        self.driver.kill(PoolClosedError("the pool was killed before this was done"))
+
+    def resize(self, n_workers: int) -> None:
+        """Change the number of workers, and wait until those that come are up and those that go are gone."""
+        self.driver.check_usable()
+        before, self.recipe.n_workers = self.recipe.n_workers, n_workers
+        try:
+            self.recipe.check()
+        except BaseException:
+            self.recipe.n_workers = before
+            raise
+        self.driver.resize(n_workers)
+        state = self.driver.state
+        self.driver.wait_until(lambda: len(state.workers) <= n_workers and not self._is_anyone("starting"))
+
+    def wait_ready(self, timeout: float | None) -> bool:
+        """Wait until no worker is being replaced; False if `timeout` came first."""
+        self.driver.check_usable()
+        deadline = None if timeout is None else self.backend.now() + timeout
+        return self.driver.wait_until(lambda: not self._is_anyone("starting"), deadline)
+
+    def _is_anyone(self, phase: str) -> bool:
+        return any(record.phase == phase for record in list(self.driver.state.workers.values()))
+
+    # ---- calls ----------------------------------------------------------------------------------------------------------
+
+    def submit(self, operation: Operation, options: CallOptions, worker_id: int | None = None) -> CallFuture:
+        """Submit one operation; return its future."""
+        name = operation.name
+
+        def finish(outcome: Any) -> Any:
+            return self.settle_one(outcome, name, worker_id)
+
+        return self.verbs.future(operation, finish, worker_id=worker_id, **options.rules())
+
+    def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
+        """Return the result of one task, or raise its error."""
+        if type(outcome) is Failure:
+            raise self.with_note(outcome.error, name, None, worker_id)
+        return self.settle_value(outcome, name)
+
+    def settle_value(self, value: Any, name: str = "") -> Any:
+        """Return a value; a handle to a generator becomes a stream."""
+        return RemoteStream(self, value, name) if type(value) is StreamHandle else value
+
+    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
+        """Return the results of a broadcast; or raise the error of the first worker that failed, which names the others."""
+        failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
+        if not failing:
+            return [self.settle_value(outcome, name) for outcome in outcomes]
+        if options.on_error == "raise":
+            error = self.with_note(outcomes[failing[0]].error, name, None, failing[0])
+            for worker_id in failing[1:]:
+                other = outcomes[worker_id].error
+                error.add_note(f"worker {worker_id} failed too: {type(other).__name__}: {other}")
+            raise error
+        return self._with_errors(outcomes, 0, name, options)
+
+    def settle_pieces(self, pieces: list[Sequence[Any]], name: str, options: CallOptions) -> list[Sequence[Any]]:
+        """Return the results of a map in pieces; errors among them are returned or left out, as the options say."""
+        settled: list[Sequence[Any]] = []
+        start = 0
+        for piece in pieces:
+            is_plain = type(piece) is not list or not any(type(value) in (Failure, StreamHandle) for value in piece)
+            settled.append(piece if is_plain else self._with_errors(list(piece), start, name, options))
+            start += len(piece)
+        return settled
+
+    def _with_errors(self, outcomes: list[Any], start: int, name: str, options: CallOptions) -> list[Any]:
+        results: list[Any] = []
+        for index, outcome in enumerate(outcomes, start):
+            if type(outcome) is not Failure:
+                results.append(self.settle_value(outcome, name))
+            elif options.on_error == "return":
+                results.append(self.with_note(outcome.error, name, index, None))
+        return results
+
+    def with_note(self, error: BaseException, name: str, item: int | None, worker_id: int | None) -> BaseException:
+        """Add to a user's error where it happened; errors of our own say it themselves."""
+        if not isinstance(error, ObjProxyError):
+            where = "" if worker_id is None else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
+            which = "" if item is None else f", item {item}"
+            note = f"raised{where} by method {name!r}{which}"
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+        return error
+
+    def note_broadcast(self, operation: Operation) -> None:
+        """Remember a broadcast that replaced workers have to carry out again (``options(journal=True)``)."""
+        self.recipe.replay.append(dumps(tuple(operation)))
+
+    def checkpoint(self) -> None:
+        """Take a snapshot of every object, for ``on_restart="snapshot"``."""
+        outcomes = self.verbs.every(self.worker_ids, Operation("snapshot", "checkpoint", (), {}), is_task=False)
+        for worker_id, outcome in enumerate(outcomes):
+            self.recipe.snapshots[worker_id] = self.settle_one(outcome, "checkpoint", worker_id)
+
+    # ---- what it tells --------------------------------------------------------------------------------------------------
+
+    def views(self) -> tuple[WorkerView, ...]:
+        """Return one record for each worker."""
+        return tuple(self._view(record) for record in _sorted_records(self.driver.state))
+
+    def _view(self, record: WorkerRecord) -> WorkerView:
+        pid = self.backend.info(record.worker_id).pid
+        device = self.recipe.describe_device(record.worker_id)
+        return WorkerView(
+            record.worker_id, pid, device, record.generation, record.phase, record.n_tasks, resident_bytes(pid)
+        )
+
+    def insights(self) -> Insights:
+        """Return where the time went."""
+        state, now = self.driver.state, self.backend.now()
+        records = {**state.removed, **state.workers}
+        slowest = tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True))
+        return Insights(tuple(self._worker_insights(records[worker_id], now) for worker_id in sorted(records)), slowest)
+
+    def _worker_insights(self, record: WorkerRecord, now: float) -> WorkerInsights:
+        info = self.backend.info(record.worker_id)
+        record.start_up_seconds = info.start_up_seconds or record.start_up_seconds
+        record.init_seconds = info.init_seconds or record.init_seconds
+        alive = (record.ended_at or now) - record.created_at
+        known = record.start_up_seconds + record.init_seconds + record.working_seconds + record.exit_seconds
+        return WorkerInsights(
+            record.worker_id,
+            record.n_tasks,
+            record.start_up_seconds,
+            record.init_seconds,
+            max(0.0, alive - known),
+            record.working_seconds,
+            record.exit_seconds,
+        )
+
+
+def _sorted_records(state: PoolState) -> list[WorkerRecord]:
+    return [record for _, record in sorted(list(state.workers.items()))]
+
+
+def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> PoolContext:
+    """Return what the back end gets to know; the pool itself is not part of it, so that it can be forgotten."""
+    is_gpu_pool = any(recipe.device(worker_id) is not None for worker_id in range(recipe.n_workers))
+    crosses = backend.capabilities.crosses_processes
+    return PoolContext(
+        recipe=recipe,
+        on_progress=settings.on_progress,
+        on_log=handle_record,
+        start_method=settings.start_method or "",
+        # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by itself.
+        preload=recipe.factory if crosses and not is_gpu_pool else None,
+        modules=tuple(recipe.modules),
+        environ=settings.thread_environ(recipe.n_workers),
+        init_timeout=settings.init_timeout,
+    )
+
+
+def handle_record(fields: dict[str, Any]) -> None:
+    """Give a log record of a worker to the handlers of the same logger here."""
+    logger = logging.getLogger(fields["name"])
+    if logger.isEnabledFor(fields["levelno"]):
+        logger.handle(logging.makeLogRecord(fields))
+
+
+def _end_forgotten(driver: Driver, name: str, owner_pid: int) -> None:
+    """End a pool that nobody holds any more, or that the program leaves open when it ends."""
+    if os.getpid() == owner_pid and driver.state.phase != "closed":
+        warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
+        driver.kill(PoolClosedError("the pool was forgotten without being closed"))
+
+

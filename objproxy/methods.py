@@ -1,0 +1,365 @@
+"""``pool.method`` and ``pool[i].method``: calls, verbs and options of one method."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from objproxy._engine.calls import Arrival
+from objproxy._engine.futures import CallFuture
+from objproxy._engine.mapping import SKIP, ResultIterator
+from objproxy._engine.messages import Failure
+from objproxy._engine.verbs import make_source
+from objproxy._worker.execute import StreamEnd
+from objproxy._worker.outcome import StreamHandle
+from objproxy._worker.wire import Operation
+from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
+from objproxy.progress import Progress
+from objproxy.results import shape_results
+from objproxy.signatures import MethodInfo
+
+if TYPE_CHECKING:
+    from objproxy.proxy import PoolCore
+
+#: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
+_ASYNC_TASKS_PER_WORKER = 4
+
+
+class _Method:
+    """What the methods of a pool and of one instance have in common."""
+
+    def __init__(self, core: PoolCore, info: MethodInfo, options: CallOptions = DEFAULTS, *, has_options: bool = False) -> None:
+        self._core = core
+        self._info = info
+        self._options = options
+        self._has_options = has_options
+        self.__name__ = info.name
+        self.__doc__ = info.doc
+        if info.signature is not None:
+            self.__signature__ = info.signature
+
+    def _changed(self, changes: dict[str, Any]) -> CallOptions:
+        options = make_options(self._options, changes)
+        options.check_for(self._core.backend.name, self._core.backend.capabilities)
+        return options
+
+    def _operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
+        self._info.check(args, kwargs)
+        return Operation("call", self._info.name, args, kwargs)
+
+
+class PoolMethod(_Method):
+    """One method of the instances of a pool.
+
+    Calling it runs it once on every instance, or once for each item with ``map_args=True``. The other verbs are its methods.
+    """
+
+    def __repr__(self) -> str:
+        return f"<method {self._info.name!r} of {self._core!r}>"
+
+    def options(self, **changes: Any) -> PoolMethod:
+        """Return this method with options; in a call of it every argument is the method's own.
+
+        Parameters
+        ----------
+        **changes
+            Fields of `objproxy.options.CallOptions`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An option that does not exist, or a value that makes no sense.
+        NotSupportedError
+            An option that the pool's back end cannot honour.
+        """
+        return PoolMethod(self._core, self._info, self._changed(changes), has_options=True)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the method on every instance, or fan items out; see `ProxyPool`."""
+        options = self._options
+        if kwargs and not self._has_options:
+            options, kwargs = self._split_keywords(kwargs)
+        if options.map_args:
+            return self._fan_out(args, kwargs, options)
+        return self._broadcast(args, kwargs, options)
+
+    def _split_keywords(self, kwargs: dict[str, Any]) -> tuple[CallOptions, dict[str, Any]]:
+        self._info.check_keywords(kwargs)
+        changes = {name: kwargs[name] for name in CALL_KEYWORDS if name in kwargs}
+        if not changes:
+            return self._options, kwargs
+        return self._changed(changes), {name: value for name, value in kwargs.items() if name not in changes}
+
+    # ---- broadcast ------------------------------------------------------------------------------------------------------
+
+    def broadcast(self, /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Run the method once on every instance.
+
+        Returns
+        -------
+        list
+            What each returned, in the order of the workers, untouched.
+        """
+        results = self._broadcast(args, kwargs, self._changed({"stack_results": False, "map_args": False}))
+        assert isinstance(results, list)
+        return results
+
+    def _broadcast(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        core = self._core
+        operation = self._operation(args, kwargs)
+        worker_ids = core.worker_ids
+        outcomes = core.verbs.every(worker_ids, operation, **options.rules())
+        results = core.settle_every(outcomes, self._info.name, options, worker_ids)
+        if options.journal:
+            core.note_broadcast(operation)
+        return shape_results([results], options.stack_results)
+
+    # ---- maps -----------------------------------------------------------------------------------------------------------
+
+    def map(self, /, *args: Iterable[Any], **kwargs: Iterable[Any]) -> list[Any]:
+        """Run the method once for each item.
+
+        Parameters
+        ----------
+        *args, **kwargs : iterable
+            Zipped to the shortest; ``itertools.repeat(x)`` is a constant.
+
+        Returns
+        -------
+        list
+            Results in the order of the items.
+        """
+        results = self._fan_out(args, kwargs, self._changed({"stack_results": False}))
+        assert isinstance(results, list)
+        return results
+
+    def _fan_out(self, args: Sequence[Any], kwargs: dict[str, Any], options: CallOptions) -> Any:
+        core = self._core
+        core.driver.check_usable()
+        self._info.check(tuple(args), kwargs)
+        source = make_source(self._info.name, args, kwargs)
+        progress = Progress(options.progress_bar, source.total, self._info.name)
+
+        def on_arrival(arrival: Arrival) -> None:
+            if arrival.has_failures and options.on_error == "raise":
+                self._raise_first(arrival)
+            progress.update(len(arrival.outcomes))
+
+        try:
+            if core.is_dedicated:
+                pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, **options.rules())
+            elif options.synchronize:
+                pieces = core.verbs.rounds(source, core.worker_ids, on_arrival, **options.rules())
+            else:
+                run = core.verbs.run(source, core.n_workers, chunksize=options.chunksize, **options.rules())
+                pieces = core.verbs.map(run, on_arrival)
+        finally:
+            progress.close()
+        return shape_results(core.settle_pieces(pieces, self._info.name, options), options.stack_results)
+
+    def _raise_first(self, arrival: Arrival) -> None:
+        for index, outcome in enumerate(arrival.outcomes, arrival.start):
+            if type(outcome) is Failure:
+                raise self._core.with_note(outcome.error, self._info.name, index, arrival.worker_id)
+
+    def imap(self, /, *args: Iterable[Any], **kwargs: Iterable[Any]) -> ResultIterator:
+        """Run the method once for each item, lazily.
+
+        Returns
+        -------
+        ResultIterator
+            Results in the order of the items. At most ``options(buffersize=...)`` items are pulled and not yet yielded, so
+            endless input is fine. An item that fails raises when its turn comes; the iteration goes on behind it.
+        """
+        return self._stream(args, kwargs, is_ordered=True)
+
+    def imap_unordered(self, /, *args: Iterable[Any], **kwargs: Iterable[Any]) -> ResultIterator:
+        """Run the method once for each item, lazily; results as they come."""
+        return self._stream(args, kwargs, is_ordered=False)
+
+    def _stream(self, args: Sequence[Any], kwargs: dict[str, Any], *, is_ordered: bool) -> ResultIterator:
+        core, options = self._core, self._options
+        core.driver.check_usable()
+        self._info.check(tuple(args), kwargs)
+        source = make_source(self._info.name, args, kwargs)
+        run = core.verbs.run(
+            source,
+            core.n_workers,
+            chunksize=options.chunksize,
+            buffersize=options.buffersize,
+            is_lazy=True,
+            **options.rules(),
+        )
+        progress = Progress(options.progress_bar, source.total, self._info.name)
+
+        def on_failure(index: int, error: BaseException, worker_id: int | None) -> Any:
+            if options.on_error == "skip":
+                return SKIP
+            error = core.with_note(error, self._info.name, index, worker_id)
+            if options.on_error == "return":
+                return error
+            if isinstance(error, StopIteration):
+                raise RuntimeError(f"item {index} of {self._info.name!r} raised StopIteration") from error
+            raise error
+
+        return ResultIterator(
+            run,
+            is_ordered=is_ordered,
+            on_failure=on_failure,
+            on_progress=progress.update,
+            on_end=progress.close,
+            on_value=core.settle_value,
+        )
+
+    # ---- futures and asyncio --------------------------------------------------------------------------------------------
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
+        """Run the method once, on whichever instance is free.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its ``cancel()`` also stops a call that runs.
+        """
+        return self._core.submit(self._operation(args, kwargs), self._options)
+
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the method once, on whichever instance is free, and await its result; cancelling the await cancels the call."""
+        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+
+    async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Run the method once for each item, lazily, for ``async for``; results in the order of the items.
+
+        Parameters
+        ----------
+        *args, **kwargs : iterable or async iterable
+            As for `imap`.
+        """
+        limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
+        pending: deque[asyncio.Future[Any]] = deque()
+        items = _zip_async(args, kwargs)
+        try:
+            async for item_args, item_kwargs in items:
+                pending.append(asyncio.wrap_future(self.submit(*item_args, **item_kwargs)))
+                if len(pending) >= limit:
+                    yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class InstanceMethod(_Method):
+    """One method of one instance of a pool; calling it returns the plain result."""
+
+    def __init__(
+        self,
+        core: PoolCore,
+        info: MethodInfo,
+        worker_id: int,
+        options: CallOptions = DEFAULTS,
+        *,
+        has_options: bool = False,
+    ) -> None:
+        super().__init__(core, info, options, has_options=has_options)
+        self._worker_id = worker_id
+        self._rules = options.rules()
+
+    def __repr__(self) -> str:
+        return f"<method {self._info.name!r} of worker {self._worker_id} of {self._core!r}>"
+
+    def options(self, **changes: Any) -> InstanceMethod:
+        """Return this method with options (see `PoolMethod.options`)."""
+        return InstanceMethod(self._core, self._info, self._worker_id, self._changed(changes), has_options=True)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the method on this instance and return its result."""
+        self._info.check(args, kwargs)
+        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), **self._rules)
+        return self._core.settle_one(outcome, self._info.name, self._worker_id)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
+        """Run the method on this instance; return a future."""
+        return self._core.submit(self._operation(args, kwargs), self._options, self._worker_id)
+
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the method on this instance and await its result."""
+        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+
+
+class RemoteStream(Iterator[Any]):
+    """The items of a generator that lives in a worker, pulled one by one as they are consumed.
+
+    If its worker dies, the next item raises `WorkerDiedError`.
+    """
+
+    def __init__(self, core: PoolCore, handle: StreamHandle, name: str) -> None:
+        self._core = core
+        self._handle = handle
+        self._name = name
+        self._is_ended = False
+
+    def __iter__(self) -> RemoteStream:
+        return self
+
+    def __next__(self) -> Any:
+        if self._is_ended:
+            raise StopIteration
+        worker_id = self._handle.worker_id
+        operation = Operation("next", self._name, (self._handle.stream_id, self._handle.generation), {})
+        try:
+            outcome = self._core.verbs.one(worker_id, operation, is_task=False)
+            value = self._core.settle_one(outcome, self._name, worker_id)
+        except BaseException:
+            self._is_ended = True
+            raise
+        if isinstance(value, StreamEnd):
+            self._is_ended = True
+            raise StopIteration
+        return value
+
+    def close(self) -> None:
+        """Run the generator's own end, in its worker."""
+        if not self._is_ended:
+            self._is_ended = True
+            handle = self._handle
+            operation = Operation("drop", self._name, (handle.stream_id, handle.generation), {})
+            self._core.settle_one(self._core.verbs.one(handle.worker_id, operation, is_task=False), self._name, handle.worker_id)
+
+    def __enter__(self) -> RemoteStream:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+
+async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Zip iterables and async iterables to the shortest."""
+    pulls = [_puller(source) for source in (*args, *kwargs.values())]
+    while pulls:
+        values = []
+        for pull in pulls:
+            try:
+                values.append(await pull())
+            except StopAsyncIteration:
+                return
+        yield tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+
+def _puller(source: Any) -> Any:
+    if isinstance(source, AsyncIterable):
+        return source.__aiter__().__anext__
+    iterator = iter(source)
+
+    async def pull() -> Any:
+        try:
+            return next(iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    return pull
+
+

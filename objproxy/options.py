@@ -1,0 +1,127 @@
+"""Options of a call, checked when they are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from objproxy._checks import check_count, check_seconds
+from objproxy.backends.base import Capabilities
+from objproxy.errors import NotSupportedError, WorkerDiedError
+
+#: Keywords of a plain call of a pool's method; with ``options(...)`` every argument is the method's own.
+CALL_KEYWORDS = ("chunksize", "map_args", "stack_results", "synchronize", "synchronize_workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class CallOptions:
+    """What ``pool.method.options(...)`` accepts.
+
+    Attributes
+    ----------
+    map_args : bool
+        The arguments are iterables; one call for each item.
+    synchronize : bool
+        With `map_args`: rounds of one item a worker; no round starts before the last ended.
+    chunksize : int or None
+        Items in one message; None adapts to the measured time.
+    stack_results : bool or callable
+        Stack the results into an array, give a plain list, or apply a callable to that list.
+    timeout : float or None
+        Seconds for one item; past them its worker is replaced.
+    retries : int
+        How often an item may be tried again; 0 runs every item at most once.
+    retry_on : exception type or tuple of them
+        Which errors are worth another try; default: the death of the worker.
+    on_error : str
+        "raise" the first error, "return" errors among the results, or "skip" failed items.
+    return_exceptions : bool
+        The same as ``on_error="return"``.
+    buffersize : int or None
+        For lazy verbs: most items that are pulled and not yet yielded.
+    progress_bar : bool, dict or callable
+        A bar; options for tqdm; or a function of (done, total).
+    journal : bool
+        A broadcast that is carried out again on a replaced worker, with ``on_restart="replay"``.
+    priority : int
+        Larger goes first.
+    """
+
+    map_args: bool = False
+    synchronize: bool = False
+    chunksize: int | None = None
+    stack_results: bool | Callable[[list[Any]], Any] = True
+    timeout: float | None = None
+    retries: int = 0
+    retry_on: Any = (WorkerDiedError,)
+    on_error: str = "raise"
+    return_exceptions: bool = False
+    buffersize: int | None = None
+    progress_bar: Any = False
+    journal: bool = False
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("chunksize", self.chunksize)
+        check_count("buffersize", self.buffersize)
+        check_seconds("timeout", self.timeout)
+        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
+            raise ValueError(f"retries={self.retries!r}: expected how often an item may be tried again, 0 or more")
+        if self.on_error not in ("raise", "return", "skip"):
+            raise ValueError(f"on_error={self.on_error!r}: expected 'raise', 'return' or 'skip'")
+        if not isinstance(self.priority, int):
+            raise TypeError(f"priority={self.priority!r}: expected an int; larger goes first")
+        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"retry_on={self.retry_on!r}: expected an exception type or a tuple of them")
+        object.__setattr__(self, "retry_on", kinds)
+        if self.return_exceptions:
+            object.__setattr__(self, "on_error", "return")
+
+    def check_for(self, backend: str, capabilities: Capabilities) -> None:
+        """Refuse what the back end of a pool cannot do.
+
+        Raises
+        ------
+        NotSupportedError
+            A time limit on a back end that cannot end a running call.
+        """
+        if self.timeout is not None and not capabilities.can_kill:
+            raise NotSupportedError(
+                f"timeout={self.timeout} needs workers that can be ended from outside; backend={backend!r} has none. "
+                "Use backend='process'."
+            )
+
+    def rules(self) -> dict[str, Any]:
+        """Return the part that the engine needs."""
+        return {"timeout": self.timeout, "retries": self.retries, "retry_on": self.retry_on, "priority": self.priority}
+
+
+DEFAULTS = CallOptions()
+
+
+def make_options(base: CallOptions, changes: dict[str, Any]) -> CallOptions:
+    """Return `base` with `changes`, whose names may be those of the five libraries' users.
+
+    Raises
+    ------
+    TypeError
+        An option that does not exist; the message names the closest.
+    """
+    if "synchronize_workers" in changes:
+        changes = {**changes, "synchronize": bool(changes["synchronize_workers"])}
+        del changes["synchronize_workers"]
+    known = [field.name for field in dataclasses.fields(CallOptions)]
+    for name in changes:
+        if name not in known:
+            raise TypeError(f"there is no option {name!r}{suggest(name, known)}; the options are {', '.join(known)}")
+    return dataclasses.replace(base, **changes)
+
+
+def suggest(name: str, known: Any) -> str:
+    """Return "; did you mean ...?" if something close is known."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(repr(other) for other in close)}?" if close else ""

@@ -1,0 +1,455 @@
+"""`ProxyPool`: one class, many live instances."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from objproxy import backends
+from objproxy._checks import check_count
+from objproxy._cpus import usable_cpu_count
+from objproxy._engine.messages import Failure
+from objproxy._worker.execute import CallableMarker
+from objproxy._worker.wire import Operation
+from objproxy.core import PoolCore
+from objproxy.devices import Device, resolve_devices
+from objproxy.errors import NotSupportedError
+from objproxy.insights import Insights, WorkerView
+from objproxy.methods import InstanceMethod, PoolMethod
+from objproxy.options import DEFAULTS, suggest
+from objproxy.recipe import PoolRecipe
+from objproxy.results import shape_results
+from objproxy.settings import PoolSettings, check_cpu_ids
+from objproxy.signatures import ClassInfo, MethodInfo
+
+T = TypeVar("T")
+
+#: The pool's own public names. They win over the class's; ``pool.remote.<name>`` always reaches the class's.
+POOL_NAMES = frozenset({"checkpoint", "close", "insights", "kill", "remote", "resize", "wait_ready", "workers"})
+
+#: A class commonly has these itself, and the pool's does what one expects: it runs the class's own at the end.
+_EXPECTED_TWICE = frozenset({"close"})
+
+_pool_numbers = itertools.count(1)
+
+
+class ProxyPool(Generic[T]):
+    """One live instance of a class in every worker, used as if they were one object.
+
+    Parameters
+    ----------
+    cls : type or callable
+        Any class, or a function that makes an object; importable or not. It is called in each worker.
+    devices : object
+        One worker for each device that this stands for, see `objproxy.devices.resolve_devices`. Default: one CPU worker for each
+        CPU that this process may use.
+    worker_count : int or None
+        Number of workers; over `devices` round robin if both are given, else CPU workers.
+    init_args, init_kwargs : tuple, dict
+        Arguments of the constructor. A parameter ``device`` or ``devices`` that is not given gets the worker's device.
+    init_args_each : sequence of tuple or dict, or None
+        One for each worker, in place of `init_args` (a tuple) or added to `init_kwargs` (a dict).
+    dedicated : bool
+        In a map, item i always goes to worker i; the numbers of items and workers must be equal.
+    separate_processes : bool
+        False: threads, as with ``backend="thread"``.
+    backend : str or object
+        "process" (default), "thread", "serial", or an object with the methods of `objproxy.backends.base.Backend`. Default: the
+        environment variable OBJPROXY_BACKEND, else "process".
+    start_method : str or None
+        "forkserver" (default: clean and fast), "fork" or "spawn"; shown by ``repr(pool)``.
+    seed : int or None
+        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``, which in
+        a map has a stream for each item that does not depend on the number of workers. Without a seed all streams differ.
+    max_tasks_per_worker : int or None
+        Items after which a worker is replaced by a fresh one.
+    max_restarts : tuple
+        (count, seconds): a worker that dies more often than `count` times within `seconds` is given up.
+    on_restart : str
+        What a replaced worker starts from: "fresh" (the constructor), "replay" (and the broadcasts made with
+        ``options(journal=True)``), or "snapshot" (the last `checkpoint`).
+    init_timeout : float or None
+        Seconds for a constructor.
+    threads_per_worker : int, "auto" or None
+        Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out. A
+        variable that is set already wins.
+    cpu_ids : sequence or None
+        Processors of each worker: an int, or a list of them, for each.
+    on_progress : callable or None
+        Called with (worker_id, done, total) when a worker calls `objproxy.report_progress`.
+    name : str or None
+        Name of the pool, for logs and errors.
+
+    Raises
+    ------
+    WorkerInitError
+        A constructor raised, died or took too long; no worker is left.
+    ArgumentPickleError
+        The class or its arguments cannot be sent; nothing was started.
+    DeviceError
+        A device that does not exist.
+    NotSupportedError
+        An option that the back end cannot honour.
+    TypeError, ValueError
+        An option that makes no sense.
+
+    Notes
+    -----
+    ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the workers.
+    ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results in the order of
+    the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]`` is one instance;
+    iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set on, all instances.
+
+    Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`, the worker
+    is replaced, and everything else goes on.
+
+    Examples
+    --------
+    >>> from collections import Counter
+    >>> with ProxyPool(Counter, worker_count=2) as pool:
+    ...     _ = pool.update("abca")
+    ...     pool.get("a")
+    array([2, 2])
+    """
+
+    _core: PoolCore
+    _methods: dict[str, PoolMethod]
+
+    def __init__(
+        self,
+        cls: Callable[..., T],
+        *,
+        devices: Any = "all",
+        worker_count: int | None = None,
+        init_args: Sequence[Any] = (),
+        init_kwargs: Mapping[str, Any] | None = None,
+        init_args_each: Sequence[Any] | None = None,
+        dedicated: bool = False,
+        separate_processes: bool = True,
+        backend: Any = None,
+        start_method: str | None = None,
+        seed: Any = None,
+        max_tasks_per_worker: int | None = None,
+        max_restarts: tuple[int, float] = (3, 5.0),
+        on_restart: str = "fresh",
+        init_timeout: float | None = None,
+        threads_per_worker: int | str | None = "auto",
+        cpu_ids: Any = None,
+        on_progress: Callable[[int, int, int | None], None] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not callable(cls):
+            raise TypeError(f"ProxyPool needs a class, or a function that makes an object; got {cls!r}")
+        settings = PoolSettings(
+            dedicated=dedicated,
+            start_method=start_method,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_restarts=max_restarts,
+            on_restart=on_restart,
+            init_timeout=init_timeout,
+            threads_per_worker=threads_per_worker,
+            **({"on_progress": on_progress} if on_progress is not None else {}),
+        )
+        engine = backends.resolve(backend, separate_processes=separate_processes)
+        settings.check_for(engine.name, engine.capabilities)
+        resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
+        recipe = PoolRecipe(
+            ClassInfo(cls),
+            name=name or f"pool-{next(_pool_numbers)}",
+            devices=resolved,
+            n_workers=n_workers,
+            arguments=_arguments(init_args, init_kwargs, init_args_each, n_workers),
+            seed=seed,
+            cpu_ids=_check_pinning(cpu_ids, n_workers, engine),
+            n_threads=settings.n_threads(n_workers),
+            is_masked=engine.capabilities.binds_devices,
+            on_restart=on_restart,
+        )
+        if engine.capabilities.crosses_processes:
+            recipe.check()
+        _warn_of_hidden_names(recipe.info)
+        self.__dict__["_methods"] = {}
+        self.__dict__["_core"] = PoolCore(recipe, engine, settings)
+        self._core.start()
+
+    # ---- the pool's own names -------------------------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> tuple[WorkerView, ...]:
+        """One frozen record for each worker: id, pid, device, generation, state, n_tasks, rss."""
+        return self._core.views()
+
+    @property
+    def remote(self) -> Remote:
+        """The instances' names, all of them, also those that the pool has itself: ``pool.remote.close()``."""
+        return Remote(self)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish what was submitted, run each instance's own ``close()`` or ``__exit__``, and end the workers.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds; past them the workers are killed. None waits as long as it takes.
+
+        Notes
+        -----
+        Closing twice is harmless. Using the pool afterwards raises `PoolClosedError`.
+        """
+        self._core.close(timeout)
+
+    def kill(self) -> None:
+        """End every worker now; what has no result yet fails with `PoolClosedError`."""
+        self._core.kill()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until every worker is up again after a replacement; False if `timeout` seconds came first."""
+        return self._core.wait_ready(timeout)
+
+    def resize(self, n_workers: int) -> None:
+        """Change the number of workers.
+
+        Parameters
+        ----------
+        n_workers : int
+            New number. Workers that go (those with the highest numbers) finish what they run and end politely; new ones are
+            made as the first were.
+        """
+        check_count("n_workers", n_workers)
+        self._core.resize(n_workers)
+
+    def checkpoint(self) -> None:
+        """Take a snapshot of every instance, from which ``on_restart="snapshot"`` builds replacements.
+
+        Raises
+        ------
+        TypeError
+            An instance cannot be pickled.
+        """
+        self._core.checkpoint()
+
+    def insights(self) -> Insights:
+        """Return where the time went: start-up, constructor, waiting, working, end, for each worker; the slowest items."""
+        return self._core.insights()
+
+    # ---- instances ------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the number of workers."""
+        return self._core.n_workers
+
+    def __getitem__(self, index: int) -> T:
+        """Return one instance; its methods return plain results.
+
+        Raises
+        ------
+        IndexError
+            There is no such worker.
+        """
+        n_workers = self._core.n_workers
+        if not hasattr(index, "__index__"):
+            raise TypeError(f"pool[{index!r}]: expected the number of a worker, 0 to {n_workers - 1}")
+        if not -n_workers <= index < n_workers:
+            raise IndexError(f"pool[{index}]: there are {n_workers} workers, 0 to {n_workers - 1}")
+        # For a type checker the instance is what it stands for: pool[0].method(x) has the method's own type.
+        return cast(T, Instance(self._core, int(index) % n_workers))
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over all instances."""
+        return (self[worker_id] for worker_id in range(self._core.n_workers))
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call every instance, as any of its methods."""
+        return self._find("__call__")(*args, **kwargs)
+
+    # ---- names of the class ---------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of the instances, or what they hold under this name."""
+        if name.startswith("_"):
+            raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} is not reached through it")
+        return self._find(name)
+
+    def _find(self, name: str) -> Any:
+        method = self._methods.get(name)
+        if method is not None:
+            return method
+        info = self._core.recipe.info.find(name)
+        if info is None:
+            value = read_attribute(self._core, name)
+            if not isinstance(value, CallableMarker):
+                return value
+            info = MethodInfo(name, None, drops_self=False)
+        method = self._methods[name] = PoolMethod(self._core, info)
+        return method
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a data attribute on every instance."""
+        if name.startswith("_"):
+            raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
+        if name in POOL_NAMES:
+            raise AttributeError(f"{name!r} is the pool's own name; pool.remote.{name} = ... sets it on the instances")
+        write_attribute(self._core, name, value)
+
+    def __dir__(self) -> list[str]:
+        """Return the pool's own names and those of the class and its instances."""
+        return sorted({*POOL_NAMES, *_class_names(self._core)})
+
+    # ---- life -----------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> ProxyPool[T]:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_exc_info: object) -> None:
+        """Finish and close; left by an exception, end what runs."""
+        if exc_type is None:
+            self.close()
+        else:
+            self.kill()
+
+    def __repr__(self) -> str:
+        return repr(self._core)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a ProxyPool cannot be pickled: its workers belong to this process; make a pool where it is needed")
+
+
+class Remote:
+    """The names of the instances of a pool, without the pool's own; see `ProxyPool.remote`."""
+
+    def __init__(self, pool: ProxyPool[Any]) -> None:
+        self.__dict__["_pool"] = pool
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        return self.__dict__["_pool"]._find(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        write_attribute(self.__dict__["_pool"]._core, name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted(_class_names(self.__dict__["_pool"]._core))
+
+    def __repr__(self) -> str:
+        return f"<names of the instances of {self.__dict__['_pool']!r}>"
+
+
+class Instance:
+    """One instance of a pool: its methods return plain results, its attributes are read and set there."""
+
+    def __init__(self, core: PoolCore, worker_id: int) -> None:
+        self.__dict__["_core"] = core
+        self.__dict__["_worker_id"] = worker_id
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
+        info = core.recipe.info.find(name)
+        if info is None:
+            outcome = core.verbs.one(worker_id, Operation("get", name, (), {}), is_task=False)
+            value = core.settle_one(_explain_missing(core, outcome, name), name, worker_id)
+            if not isinstance(value, CallableMarker):
+                return value
+            info = MethodInfo(name, None, drops_self=False)
+        return InstanceMethod(core, info, worker_id)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
+        core.settle_one(core.verbs.one(worker_id, Operation("set", name, (value,), {}), is_task=False), name, worker_id)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
+        info = core.recipe.info.find("__call__") or MethodInfo("__call__", None, drops_self=False)
+        return InstanceMethod(core, info, worker_id)(*args, **kwargs)
+
+    def __dir__(self) -> list[str]:
+        return sorted(_class_names(self.__dict__["_core"]))
+
+    def __repr__(self) -> str:
+        return f"<instance {self.__dict__['_worker_id']} of {self.__dict__['_core']!r}>"
+
+
+def read_attribute(core: PoolCore, name: str) -> Any:
+    """Read an attribute of every instance; return the values stacked, or `CallableMarker` for a method."""
+    outcomes = core.verbs.every(core.worker_ids, Operation("get", name, (), {}), is_task=False)
+    outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
+    values = core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    if any(isinstance(value, CallableMarker) for value in values):
+        return values[0]
+    return shape_results([values], True)
+
+
+def write_attribute(core: PoolCore, name: str, value: Any) -> None:
+    """Set an attribute on every instance."""
+    outcomes = core.verbs.every(core.worker_ids, Operation("set", name, (value,), {}), is_task=False)
+    core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+
+
+def _explain_missing(core: PoolCore, outcome: Any, name: str) -> Any:
+    """Give an `AttributeError` of a name that does not exist the text of a caller's mistake, with close matches."""
+    if type(outcome) is Failure and type(outcome.error) is AttributeError and not core.recipe.info.has_data(name):
+        text = f"{core.recipe.info.name} has no method or attribute {name!r}{suggest(name, _class_names(core))}"
+        return Failure(AttributeError(text, name=name))
+    return outcome
+
+
+def _class_names(core: PoolCore) -> list[str]:
+    return [*core.recipe.info.public_names(), *core.backend.info(0).attributes]
+
+
+def _resolve_workers(
+    devices: Any, worker_count: int | None, init_args_each: Sequence[Any] | None
+) -> tuple[list[Device | None], int]:
+    """Return the devices, and the number of workers that share them."""
+    check_count("worker_count", worker_count)
+    is_default = isinstance(devices, str) and devices == "all"
+    if worker_count is None and is_default and init_args_each is not None:
+        worker_count = max(len(init_args_each), 1)
+    if worker_count is not None and is_default:
+        return [None], worker_count
+    resolved = resolve_devices(devices, cpu_count=usable_cpu_count())
+    return resolved, worker_count or len(resolved)
+
+
+def _arguments(
+    init_args: Sequence[Any], init_kwargs: Mapping[str, Any] | None, each: Sequence[Any] | None, n_workers: int
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return (args, kwargs) for each worker, or one entry that stands for all."""
+    if isinstance(init_args, (str, bytes)) or not isinstance(init_args, Sequence):
+        raise TypeError(f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)")
+    common, names = tuple(init_args), dict(init_kwargs or {})
+    if each is None:
+        return [(common, names)]
+    if len(each) != n_workers:
+        raise ValueError(f"init_args_each has arguments for {len(each)} workers, the pool has {n_workers}")
+    return [_one_of_each(entry, common, names) for entry in each]
+
+
+def _one_of_each(entry: Any, common: tuple[Any, ...], names: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(entry, Mapping):
+        return common, {**names, **entry}
+    if isinstance(entry, (tuple, list)):
+        return tuple(entry), names
+    raise TypeError(f"init_args_each: expected a tuple or a dict for each worker, got {entry!r}")
+
+
+def _check_pinning(cpu_ids: Any, n_workers: int, engine: Any) -> tuple[tuple[int, ...], ...] | None:
+    checked = check_cpu_ids(cpu_ids, n_workers)
+    if checked is not None and not engine.capabilities.binds_devices:
+        raise NotSupportedError(f"cpu_ids cannot be honoured by backend={engine.name!r}; use backend='process'")
+    return checked
+
+
+def _warn_of_hidden_names(info: ClassInfo) -> None:
+    hidden = sorted((POOL_NAMES - _EXPECTED_TWICE) & set(info.public_names()))
+    if hidden:
+        names = ", ".join(f"pool.remote.{name}" for name in hidden)
+        warnings.warn(f"{info.name} has names that the pool has too; reach the class's own as {names}", UserWarning, stacklevel=4)

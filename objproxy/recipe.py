@@ -1,0 +1,201 @@
+"""How the object of each worker is made: class, arguments, device, seeds, environment."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from objproxy._worker import wire
+from objproxy._worker.boot import Boot
+from objproxy._worker.context import worker_spawn_key
+from objproxy._pickle_path import find_culprit
+from objproxy.devices import Device, constructor_value
+from objproxy.errors import ArgumentPickleError
+from objproxy.signatures import ClassInfo
+
+_N_SEED_WORDS = 8
+
+
+class PoolRecipe:
+    """Makes the boot message of every worker of one pool.
+
+    Parameters
+    ----------
+    info : ClassInfo
+        The class.
+    name : str
+        Name of the pool.
+    devices : sequence of Device or None
+        Device of each worker, used round robin.
+    arguments : sequence of tuple
+        (args, kwargs) for each worker; one entry stands for all.
+    seed : int or None
+        Root of the random streams.
+    cpu_ids : sequence of tuple of int, or None
+        Processors for each worker; one entry stands for all.
+    n_threads : int or None
+        Threads of numerical libraries in a worker.
+    is_masked : bool
+        Whether a worker with a CUDA device sees only that one.
+    on_restart : str
+        What a replaced worker starts from: "fresh", "replay" or "snapshot".
+    """
+
+    def __init__(
+        self,
+        info: ClassInfo,
+        *,
+        name: str,
+        devices: Sequence[Device | None],
+        n_workers: int,
+        arguments: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+        seed: Any = None,
+        cpu_ids: Sequence[tuple[int, ...]] | None = None,
+        n_threads: int | None = None,
+        is_masked: bool = True,
+        on_restart: str = "fresh",
+    ) -> None:
+        self.info = info
+        self.name = name
+        self.n_workers = n_workers
+        self.entropy: Any = secrets.randbits(128) if seed is None else seed
+        self.snapshots: dict[int, bytes] = {}
+        self.replay: list[bytes] = []
+        self._devices = devices
+        self._arguments = arguments
+        self._has_seed = seed is not None
+        self._cpu_ids = cpu_ids
+        self._n_threads = n_threads
+        self._is_masked = is_masked
+        self._on_restart = on_restart
+        self._factory: bytes | None = None
+        self._encoded: dict[int, bytes] = {}
+
+    @property
+    def modules(self) -> list[str]:
+        """Modules that every worker will load."""
+        return ["numpy.random"] if self._has_seed else []
+
+    @property
+    def factory(self) -> bytes:
+        """The pickled class."""
+        if self._factory is None:
+            self._factory = _dumps(self.info.name, self.info.factory, "the class")
+        return self._factory
+
+    def check(self) -> None:
+        """Pickle everything now, so that what cannot be sent is told before any process starts."""
+        _ = self.factory
+        for worker_id in range(self.n_workers):
+            self._encode_arguments(worker_id)
+
+    def device(self, worker_id: int) -> Device | None:
+        """Return the device of a worker."""
+        return self._devices[worker_id % len(self._devices)]
+
+    def describe_device(self, worker_id: int) -> str | None:
+        """Return the device of a worker as text; None for a CPU worker."""
+        device = self.device(worker_id)
+        return None if device is None else str(device)
+
+    def arguments(self, worker_id: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the constructor's arguments, with the device filled in where it asks for one."""
+        given = self._arguments
+        if len(given) > 1 and worker_id >= len(given):
+            raise ValueError(f"init_args_each has arguments for {len(given)} workers, there are none for worker {worker_id}")
+        args, kwargs = given[worker_id] if len(given) > 1 else given[0]
+        name = self._device_parameter(args, kwargs)
+        if name is None:
+            return args, kwargs
+        return args, {**kwargs, name: constructor_value(self.device(worker_id), is_masked=self._is_masked)}
+
+    def _device_parameter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """Return the name of the constructor's parameter for the device, if it has one that was not given."""
+        signature = self.info.constructor_parameters()
+        if signature is None:
+            return None
+        try:
+            bound = signature.bind_partial(*args, **kwargs).arguments
+        except TypeError:
+            return None  # the constructor itself will say what is wrong
+        for name in ("device", "devices"):
+            parameter = signature.parameters.get(name)
+            if parameter is not None and name not in bound and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                return None if parameter.kind is parameter.POSITIONAL_ONLY else name
+        return None
+
+    def _encode_arguments(self, worker_id: int) -> bytes:
+        if worker_id not in self._encoded:
+            self._encoded[worker_id] = _dumps(self.info.name, self.arguments(worker_id), "the constructor's arguments")
+        return self._encoded[worker_id]
+
+    def build(self, worker_id: int, generation: int) -> Any:
+        """Build the object here."""
+        snapshot = self._snapshot(worker_id, generation)
+        if snapshot is not None:
+            return pickle.loads(snapshot)
+        args, kwargs = self.arguments(worker_id)
+        instance = self.info.factory(*args, **kwargs)
+        for payload in self._replay(generation):
+            operation = wire.Operation(*pickle.loads(payload))
+            getattr(instance, operation.name)(*operation.args, **operation.kwargs)
+        return instance
+
+    def boot(self, worker_id: int, generation: int, *, with_pickles: bool = True) -> Boot:
+        """Return the boot message of a worker."""
+        device = self.device(worker_id)
+        return Boot(
+            worker_id=worker_id,
+            n_workers=self.n_workers,
+            generation=generation,
+            pool_name=self.name,
+            device=pickle.dumps(device) if device is not None else pickle.dumps(None),
+            environ=dict(device.mask) if device is not None and self._is_masked else {},
+            cpu_ids=self._cpus(worker_id),
+            n_threads=self._n_threads,
+            entropy=self.entropy,
+            seed_words=self._seed_words(worker_id, generation),
+            log_levels=_log_levels(),
+            factory=self.factory if with_pickles else b"",
+            arguments=self._encode_arguments(worker_id) if with_pickles else b"",
+            snapshot=self._snapshot(worker_id, generation),
+            replay=self._replay(generation),
+        )
+
+    def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
+        return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
+
+    def _replay(self, generation: int) -> tuple[bytes, ...]:
+        return tuple(self.replay) if generation and self._on_restart == "replay" else ()
+
+    def _cpus(self, worker_id: int) -> tuple[int, ...] | None:
+        if self._cpu_ids is None:
+            return None
+        return self._cpu_ids[worker_id % len(self._cpu_ids)]
+
+    def _seed_words(self, worker_id: int, generation: int) -> tuple[int, ...] | None:
+        if not self._has_seed:
+            return None
+        import numpy as np  # noqa: PLC0415 - only with a seed
+
+        sequence = np.random.SeedSequence(self.entropy, spawn_key=worker_spawn_key(worker_id, generation))
+        return tuple(int(word) for word in sequence.generate_state(_N_SEED_WORDS))
+
+
+def _dumps(name: str, value: Any, what: str) -> bytes:
+    try:
+        return wire.dumps(value)
+    except Exception as exc:
+        raise ArgumentPickleError(name, find_culprit(value, what), f"{type(exc).__name__}: {exc}") from exc
+
+
+def _log_levels() -> dict[str, int]:
+    """Return the levels that were set in this process."""
+    levels = {"": logging.root.level}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET:
+            levels[name] = logger.level
+    return levels

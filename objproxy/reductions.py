@@ -1,0 +1,291 @@
+"""Reductions: functions that turn the list of a call's results into one value.
+
+Each takes a list and returns a value, so that each can stand in ``stack_results=``::
+
+    pool.count_words(texts, map_args=True, stack_results=dict_merge_reduction)
+
+They are plain Python and work with whatever has the operator in question: numbers, fractions, arrays, sets. The order
+is that of the results, nothing given is changed, and no results give the operation's neutral element if it has one.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+__all__ = [
+    "ReductionComposition",
+    "average_reduction",
+    "bitwise_and_reduction",
+    "bitwise_or_reduction",
+    "dict_merge_reduction",
+    "flatten_reduction",
+    "histogram_reduction",
+    "max_reduction",
+    "min_reduction",
+    "product_reduction",
+    "set_union_reduction",
+    "string_concatenation_reduction",
+    "sum_reduction",
+]
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class ReductionComposition:
+    """A pipeline of reductions: each works on what the one before it returned.
+
+    Parameters
+    ----------
+    reductions : iterable of callable
+        Applied from left to right; an empty one returns the results as they are.
+
+    Raises
+    ------
+    TypeError
+        If one of them cannot be called.
+
+    Examples
+    --------
+    >>> distinct = ReductionComposition([flatten_reduction, set, len])
+    >>> distinct([[1, 2], [2, 3]])
+    3
+    """
+
+    # Any: each stage has its own types, and what one returns is what the next one takes.
+    def __init__(self, reductions: Iterable[Callable[[Any], Any]] = ()) -> None:
+        self.reductions = tuple(reductions)
+        for reduction in self.reductions:
+            if not callable(reduction):
+                raise TypeError(f"ReductionComposition takes callables; {reduction!r} is not one")
+
+    def __call__(self, results: Any) -> Any:
+        """Return what the last reduction returns."""
+        return functools.reduce(lambda value, reduction: reduction(value), self.reductions, results)
+
+    def __repr__(self) -> str:
+        """Name the stages."""
+        stages = ", ".join(getattr(reduction, "__name__", repr(reduction)) for reduction in self.reductions)
+        return f"ReductionComposition([{stages}])"
+
+
+def flatten_reduction(results: Iterable[Iterable[Item]]) -> list[Item]:
+    """Join lists into one list, one level deep.
+
+    Parameters
+    ----------
+    results : iterable of iterables
+
+    Returns
+    -------
+    list
+        Their items in order; ``[]`` for no results.
+    """
+    return list(itertools.chain.from_iterable(results))
+
+
+def set_union_reduction(results: Iterable[Iterable[Key]]) -> set[Key]:
+    """Unite sets.
+
+    Parameters
+    ----------
+    results : iterable of sets, or of other iterables of hashable items
+
+    Returns
+    -------
+    set
+        A new one; ``set()`` for no results.
+    """
+    return set(itertools.chain.from_iterable(results))
+
+
+def dict_merge_reduction(results: Iterable[Mapping[Key, Value]]) -> dict[Key, Value]:
+    """Merge mappings; of values with the same key the last one stays.
+
+    Parameters
+    ----------
+    results : iterable of mappings
+
+    Returns
+    -------
+    dict
+        A new one; ``{}`` for no results.
+    """
+    merged: dict[Key, Value] = {}
+    for mapping in results:
+        merged.update(mapping)
+
+    return merged
+
+
+# Any, here and below: whatever has the operator (numbers, fractions, arrays, sets), and what that operator returns.
+def sum_reduction(results: Iterable[Any]) -> Any:
+    """Add the results up.
+
+    Parameters
+    ----------
+    results : iterable of numbers, arrays, or whatever can be added to 0
+
+    Returns
+    -------
+    number or array
+        0 for no results.
+    """
+    return sum(results)
+
+
+def average_reduction(results: Iterable[Any]) -> Any:
+    """Return the arithmetic mean.
+
+    Parameters
+    ----------
+    results : iterable of numbers or arrays
+
+    Returns
+    -------
+    number or array
+
+    Raises
+    ------
+    ValueError
+        If there are no results.
+    """
+    values = _at_least_one(results, "average")
+    return sum(values) / len(values)
+
+
+def histogram_reduction(results: Iterable[Key]) -> dict[Key, int]:
+    """Count how often each value occurs.
+
+    Parameters
+    ----------
+    results : iterable of hashable values
+
+    Returns
+    -------
+    dict
+        Value to count, in order of first occurrence; ``{}`` for no results.
+    """
+    return dict(Counter(results))
+
+
+def product_reduction(results: Iterable[Any]) -> Any:
+    """Multiply the results.
+
+    Parameters
+    ----------
+    results : iterable of numbers or arrays
+
+    Returns
+    -------
+    number or array
+        1 for no results.
+    """
+    return math.prod(results)
+
+
+def string_concatenation_reduction(results: Iterable[str]) -> str:
+    """Join strings, with nothing between them.
+
+    Parameters
+    ----------
+    results : iterable of str
+
+    Returns
+    -------
+    str
+        ``""`` for no results.
+    """
+    return "".join(results)
+
+
+def bitwise_and_reduction(results: Iterable[Any]) -> Any:
+    """Combine the results with ``&``.
+
+    Parameters
+    ----------
+    results : iterable of int, bool, sets or arrays
+
+    Returns
+    -------
+    int, bool, set or array
+
+    Raises
+    ------
+    ValueError
+        If there are no results.
+    """
+    return functools.reduce(operator.and_, _at_least_one(results, "bitwise and"))
+
+
+def bitwise_or_reduction(results: Iterable[Any]) -> Any:
+    """Combine the results with ``|``.
+
+    Parameters
+    ----------
+    results : iterable of int, bool, sets or arrays
+
+    Returns
+    -------
+    int, bool, set or array
+
+    Raises
+    ------
+    ValueError
+        If there are no results.
+    """
+    return functools.reduce(operator.or_, _at_least_one(results, "bitwise or"))
+
+
+def min_reduction(results: Iterable[Any]) -> Any:
+    """Return the smallest result, the first of several.
+
+    Parameters
+    ----------
+    results : iterable of values that can be compared
+
+    Returns
+    -------
+    value
+
+    Raises
+    ------
+    ValueError
+        If there are no results.
+    """
+    return min(_at_least_one(results, "minimum"))
+
+
+def max_reduction(results: Iterable[Any]) -> Any:
+    """Return the largest result, the first of several.
+
+    Parameters
+    ----------
+    results : iterable of values that can be compared
+
+    Returns
+    -------
+    value
+
+    Raises
+    ------
+    ValueError
+        If there are no results.
+    """
+    return max(_at_least_one(results, "maximum"))
+
+
+def _at_least_one(results: Iterable[Item], operation: str) -> list[Item]:
+    """Return the results as a list, or say that this operation has no value for none."""
+    values = list(results)
+    if not values:
+        raise ValueError(f"there is no {operation} of no results; the call was made for no items")
+
+    return values

@@ -1,0 +1,141 @@
+"""What a pool knows of its class: which names are methods, and which arguments they take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from objproxy.options import CALL_KEYWORDS
+
+
+class MethodInfo:
+    """One method of the class, as the caller sees it.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    function : object or None
+        The class's attribute; None if nothing is known of it.
+    drops_self : bool
+        Whether the first parameter is the instance.
+    """
+
+    def __init__(self, name: str, function: Any, drops_self: bool) -> None:
+        self.name = name
+        self.doc = inspect.getdoc(function) if function is not None else None
+        self.signature = _signature(function, drops_self)
+        self._n_min, self._n_max = _positional_range(self.signature)
+        names = self.signature.parameters if self.signature is not None else ()
+        self.own_call_keywords = tuple(name for name in CALL_KEYWORDS if name in names)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check that the method takes such arguments.
+
+        Raises
+        ------
+        TypeError
+            It does not; the message shows the signature.
+        """
+        if not kwargs and self._n_min <= len(args) <= self._n_max:
+            return
+        if self.signature is None:
+            return
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{self.name}{self.signature} was called wrongly: {exc}") from None
+
+    def check_keywords(self, kwargs: dict[str, Any]) -> None:
+        """Refuse a keyword that both the pool and the method know; nobody could tell whose it is."""
+        for name in self.own_call_keywords:
+            if name in kwargs:
+                raise TypeError(
+                    f"{self.name}() has a parameter {name!r} of its own, which is also an option of the pool's call. Write "
+                    f"pool.{self.name}.options({name}=...)(...) for the option; there every argument is the method's own."
+                )
+
+
+def _signature(function: Any, drops_self: bool) -> inspect.Signature | None:
+    if function is None:
+        return None
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # compiled, and does not tell
+        return None
+    parameters = list(signature.parameters.values())
+    if drops_self:
+        if not parameters:
+            return None
+        if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+            parameters = parameters[1:]
+    return signature.replace(parameters=parameters)
+
+
+def _positional_range(signature: inspect.Signature | None) -> tuple[int, float]:
+    """Return how many positional arguments alone make a good call, (1, 0) if none can."""
+    if signature is None:
+        return 0, float("inf")
+    n_min = n_max = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return n_min, float("inf")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
+                return 1, 0
+        elif parameter.kind is not parameter.VAR_KEYWORD:
+            n_max += 1
+            n_min += parameter.default is parameter.empty
+    return n_min, n_max
+
+
+class ClassInfo:
+    """The class of a pool, or the factory in its place.
+
+    Parameters
+    ----------
+    factory : callable
+        A class, or anything else that builds an object.
+    """
+
+    def __init__(self, factory: Callable[..., Any]) -> None:
+        self.factory = factory
+        self.cls: type | None = factory if isinstance(factory, type) else None
+        self.name: str = getattr(factory, "__qualname__", None) or type(factory).__qualname__
+        self._methods: dict[str, MethodInfo] = {}
+
+    def find(self, name: str) -> MethodInfo | None:
+        """Return what is known of the method `name`; None if it is no method of the class."""
+        if name not in self._methods:
+            info = self._inspect(name)
+            if info is None:
+                return None
+            self._methods[name] = info
+        return self._methods[name]
+
+    def _inspect(self, name: str) -> MethodInfo | None:
+        if self.cls is None:
+            return None
+        static = inspect.getattr_static(self.cls, name, None)
+        if static is None or isinstance(static, property):
+            return None
+        function = getattr(self.cls, name, None)
+        if not callable(function):
+            return None
+        return MethodInfo(name, function, drops_self=not isinstance(static, (staticmethod, classmethod, type)))
+
+    def has_data(self, name: str) -> bool:
+        """Whether the class itself says that `name` is data: a property, a slot, a class attribute."""
+        return self.cls is not None and inspect.getattr_static(self.cls, name, None) is not None
+
+    def public_names(self) -> list[str]:
+        """Return the public names of the class."""
+        return [name for name in dir(self.cls) if not name.startswith("_")] if self.cls is not None else []
+
+    def constructor_parameters(self) -> inspect.Signature | None:
+        """Return the signature of the constructor, if it tells."""
+        try:
+            return inspect.signature(self.factory)
+        except (TypeError, ValueError):
+            return None

@@ -1,0 +1,55 @@
+"""What objproxy is and needs; the settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+README = Path(__file__).with_name("README.md")
+
+EXTRAS = {
+    "test": ["hypothesis>=6.100", "mypy>=1.13", "psutil>=5.9", "pytest>=9", "ruff>=0.8", "threadpoolctl>=3.5"],
+    "examples": ["matplotlib>=3.8", "mesa>=3.0", "pandas>=2.1", "scikit-learn>=1.4"],
+    "bench": [
+        "joblib>=1.4",
+        "loky>=3.4",
+        "matplotlib>=3.8",
+        "mpire>=2.10",
+        "mtasklite>=0.3",
+        "objectproxypool>=0.0.8",
+        "pebble>=5.0",
+        "psutil>=5.9",
+    ],
+    "progress": ["rich>=13"],
+    "gpu": ["nvidia-ml-py>=12"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="objproxy",
+    version="0.1.0",
+    description="A pool of live objects, one in each worker process: call their methods as if they were one",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="the objproxy authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["objproxy", "objproxy.*"]),
+    package_data={"objproxy": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=["cloudpickle>=3.0", "numpy>=1.24", "tqdm>=4.64"],
+    extras_require=EXTRAS,
+    keywords=["multiprocessing", "parallel", "pool", "actor", "proxy", "shared memory"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+)
