@@ -98,7 +98,10 @@ class PoolCore:
         self.driver.check_usable()
         before, self.recipe.n_workers = self.recipe.n_workers, n_workers
         try:
-            self.recipe.check()
+            if self.backend.capabilities.crosses_processes:
+                self.recipe.check()
+            for worker_id in range(n_workers):
+                self.recipe.arguments(worker_id)
         except BaseException:
             self.recipe.n_workers = before
             raise
@@ -124,7 +127,7 @@ class PoolCore:
         def finish(outcome: Any) -> Any:
             return self.settle_one(outcome, name, worker_id)
 
-        return self.verbs.future(operation, finish, worker_id=worker_id, **options.rules())
+        return self.verbs.future(operation, finish, options.policy, worker_id=worker_id)
 
     def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
         """Return the result of one task, or raise its error."""
@@ -147,25 +150,25 @@ class PoolCore:
                 other = outcomes[worker_id].error
                 error.add_note(f"worker {worker_id} failed too: {type(other).__name__}: {other}")
             raise error
-        return self._with_errors(outcomes, 0, name, options)
+        for worker_id in failing:
+            self.with_note(outcomes[worker_id].error, name, None, worker_id)
+        return self._with_errors(outcomes, name, options)
 
     def settle_pieces(self, pieces: list[Sequence[Any]], name: str, options: CallOptions) -> list[Sequence[Any]]:
         """Return the results of a map in pieces; errors among them are returned or left out, as the options say."""
         settled: list[Sequence[Any]] = []
-        start = 0
         for piece in pieces:
             is_plain = type(piece) is not list or not any(type(value) in (Failure, StreamHandle) for value in piece)
-            settled.append(piece if is_plain else self._with_errors(list(piece), start, name, options))
-            start += len(piece)
+            settled.append(piece if is_plain else self._with_errors(piece, name, options))
         return settled
 
-    def _with_errors(self, outcomes: list[Any], start: int, name: str, options: CallOptions) -> list[Any]:
+    def _with_errors(self, outcomes: Sequence[Any], name: str, options: CallOptions) -> list[Any]:
         results: list[Any] = []
-        for index, outcome in enumerate(outcomes, start):
+        for outcome in outcomes:
             if type(outcome) is not Failure:
                 results.append(self.settle_value(outcome, name))
             elif options.on_error == "return":
-                results.append(self.with_note(outcome.error, name, index, None))
+                results.append(outcome.error)
         return results
 
     def with_note(self, error: BaseException, name: str, item: int | None, worker_id: int | None) -> BaseException:

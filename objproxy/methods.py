@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from objproxy._engine.calls import Arrival
 from objproxy._engine.futures import CallFuture
@@ -21,7 +21,7 @@ from objproxy.results import shape_results
 from objproxy.signatures import MethodInfo
 
 if TYPE_CHECKING:
-    from objproxy.proxy import PoolCore
+    from objproxy.core import PoolCore
 
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
 _ASYNC_TASKS_PER_WORKER = 4
@@ -39,6 +39,10 @@ class _Method:
         self.__doc__ = info.doc
         if info.signature is not None:
             self.__signature__ = info.signature
+
+    def __get__(self, _instance: object, _owner: type | None = None) -> Self:
+        """Stay as it is: a method of a pool is bound already. For `inspect`, having this makes it a routine."""
+        return self
 
     def _changed(self, changes: dict[str, Any]) -> CallOptions:
         options = make_options(self._options, changes)
@@ -110,7 +114,7 @@ class PoolMethod(_Method):
         core = self._core
         operation = self._operation(args, kwargs)
         worker_ids = core.worker_ids
-        outcomes = core.verbs.every(worker_ids, operation, **options.rules())
+        outcomes = core.verbs.every(worker_ids, operation, options.policy)
         results = core.settle_every(outcomes, self._info.name, options, worker_ids)
         if options.journal:
             core.note_broadcast(operation)
@@ -143,26 +147,29 @@ class PoolMethod(_Method):
         progress = Progress(options.progress_bar, source.total, self._info.name)
 
         def on_arrival(arrival: Arrival) -> None:
-            if arrival.has_failures and options.on_error == "raise":
-                self._raise_first(arrival)
+            if arrival.has_failures and options.on_error != "skip":
+                self._note_failures(arrival, must_raise=options.on_error == "raise")
             progress.update(len(arrival.outcomes))
 
         try:
             if core.is_dedicated:
-                pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, **options.rules())
+                pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, options.policy)
             elif options.synchronize:
-                pieces = core.verbs.rounds(source, core.worker_ids, on_arrival, **options.rules())
+                pieces = core.verbs.rounds(source, core.worker_ids, on_arrival, options.policy)
             else:
-                run = core.verbs.run(source, core.n_workers, chunksize=options.chunksize, **options.rules())
+                run = core.verbs.run(source, core.n_workers, options.policy, chunksize=options.chunksize)
                 pieces = core.verbs.map(run, on_arrival)
         finally:
             progress.close()
         return shape_results(core.settle_pieces(pieces, self._info.name, options), options.stack_results)
 
-    def _raise_first(self, arrival: Arrival) -> None:
+    def _note_failures(self, arrival: Arrival, *, must_raise: bool) -> None:
+        """Note in each error where it happened; only here the worker is known."""
         for index, outcome in enumerate(arrival.outcomes, arrival.start):
             if type(outcome) is Failure:
-                raise self._core.with_note(outcome.error, self._info.name, index, arrival.worker_id)
+                error = self._core.with_note(outcome.error, self._info.name, index, arrival.worker_id)
+                if must_raise:
+                    raise error
 
     def imap(self, /, *args: Iterable[Any], **kwargs: Iterable[Any]) -> ResultIterator:
         """Run the method once for each item, lazily.
@@ -187,10 +194,10 @@ class PoolMethod(_Method):
         run = core.verbs.run(
             source,
             core.n_workers,
+            options.policy,
             chunksize=options.chunksize,
             buffersize=options.buffersize,
             is_lazy=True,
-            **options.rules(),
         )
         progress = Progress(options.progress_bar, source.total, self._info.name)
 
@@ -266,7 +273,6 @@ class InstanceMethod(_Method):
     ) -> None:
         super().__init__(core, info, options, has_options=has_options)
         self._worker_id = worker_id
-        self._rules = options.rules()
 
     def __repr__(self) -> str:
         return f"<method {self._info.name!r} of worker {self._worker_id} of {self._core!r}>"
@@ -278,7 +284,9 @@ class InstanceMethod(_Method):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and return its result."""
         self._info.check(args, kwargs)
-        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), **self._rules)
+        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
+        if type(outcome) is Failure and self._options.on_error != "raise":
+            return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
         return self._core.settle_one(outcome, self._info.name, self._worker_id)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:

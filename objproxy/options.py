@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from objproxy._checks import check_count, check_seconds
+from objproxy._checks import check_count, check_flag, check_seconds, check_whole
+from objproxy._engine.messages import Policy
 from objproxy.backends.base import Capabilities
 from objproxy.errors import NotSupportedError, WorkerDiedError
+from objproxy.progress import check_progress_bar
 
 #: Keywords of a plain call of a pool's method; with ``options(...)`` every argument is the method's own.
 CALL_KEYWORDS = ("chunksize", "map_args", "stack_results", "synchronize", "synchronize_workers")
@@ -64,21 +67,34 @@ class CallOptions:
     priority: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("map_args", "synchronize", "return_exceptions", "journal"):
+            check_flag(name, getattr(self, name))
         check_count("chunksize", self.chunksize)
         check_count("buffersize", self.buffersize)
         check_seconds("timeout", self.timeout)
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
+        check_whole("priority", self.priority, "an int; larger goes first")
+        if not isinstance(self.stack_results, bool) and not callable(self.stack_results):
+            raise TypeError(f"stack_results={self.stack_results!r}: expected True, False, or a function of the list of results")
+        check_progress_bar(self.progress_bar)
+        self._check_retries()
+        self._check_on_error()
+
+    def _check_retries(self) -> None:
+        check_whole("retries", self.retries, "how often an item may be tried again, 0 or more")
+        if self.retries < 0:
             raise ValueError(f"retries={self.retries!r}: expected how often an item may be tried again, 0 or more")
-        if self.on_error not in ("raise", "return", "skip"):
-            raise ValueError(f"on_error={self.on_error!r}: expected 'raise', 'return' or 'skip'")
-        if not isinstance(self.priority, int):
-            raise TypeError(f"priority={self.priority!r}: expected an int; larger goes first")
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"retry_on={self.retry_on!r}: expected an exception type or a tuple of them")
         object.__setattr__(self, "retry_on", kinds)
+
+    def _check_on_error(self) -> None:
+        if self.on_error not in ("raise", "return", "skip"):
+            raise ValueError(f"on_error={self.on_error!r}: expected 'raise', 'return' or 'skip'")
         if self.return_exceptions:
+            if self.on_error == "skip":
+                raise ValueError("return_exceptions=True and on_error='skip' contradict each other; give one of them")
             object.__setattr__(self, "on_error", "return")
 
     def check_for(self, backend: str, capabilities: Capabilities) -> None:
@@ -95,9 +111,10 @@ class CallOptions:
                 "Use backend='process'."
             )
 
-    def rules(self) -> dict[str, Any]:
-        """Return the part that the engine needs."""
-        return {"timeout": self.timeout, "retries": self.retries, "retry_on": self.retry_on, "priority": self.priority}
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The part that the engine needs."""
+        return Policy(self.timeout, self.retries, self.retry_on, self.priority)
 
 
 DEFAULTS = CallOptions()

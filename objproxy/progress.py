@@ -6,6 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 
+def check_progress_bar(wanted: Any) -> None:
+    """Check that `wanted` says what bar there shall be."""
+    if wanted is not None and not isinstance(wanted, (bool, dict)) and not callable(wanted):
+        raise TypeError(f"progress_bar={wanted!r}: expected True, False, a dict of tqdm's options, or a function of (done, total)")
+
+
 class Progress:
     """Counts the items that are done and shows them, or does nothing.
 
@@ -28,8 +34,6 @@ class Progress:
             self._callback = wanted
         elif isinstance(wanted, dict) or wanted is True:
             self._bar = _make_bar({"total": total, "desc": description, **(wanted if isinstance(wanted, dict) else {})})
-        elif wanted not in (False, None):
-            raise TypeError(f"progress_bar={wanted!r}: expected True, False, a dict of tqdm's options, or a function of (done, total)")
 
     def update(self, n_items: int) -> None:
         """Note that `n_items` more are done."""

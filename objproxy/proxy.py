@@ -116,6 +116,7 @@ class ProxyPool(Generic[T]):
 
     _core: PoolCore
     _methods: dict[str, PoolMethod]
+    _instances: dict[int, Instance]
 
     def __init__(
         self,
@@ -171,6 +172,7 @@ class ProxyPool(Generic[T]):
             recipe.check()
         _warn_of_hidden_names(recipe.info)
         self.__dict__["_methods"] = {}
+        self.__dict__["_instances"] = {}
         self.__dict__["_core"] = PoolCore(recipe, engine, settings)
         self._core.start()
 
@@ -248,13 +250,24 @@ class ProxyPool(Generic[T]):
         IndexError
             There is no such worker.
         """
+        if type(index) is int:  # the usual way, without delay
+            instance = self._instances.get(index)
+            if instance is not None and index < self._core.n_workers:
+                return cast(T, instance)
         n_workers = self._core.n_workers
         if not hasattr(index, "__index__"):
             raise TypeError(f"pool[{index!r}]: expected the number of a worker, 0 to {n_workers - 1}")
         if not -n_workers <= index < n_workers:
             raise IndexError(f"pool[{index}]: there are {n_workers} workers, 0 to {n_workers - 1}")
         # For a type checker the instance is what it stands for: pool[0].method(x) has the method's own type.
-        return cast(T, Instance(self._core, int(index) % n_workers))
+        return cast(T, self._instance(int(index) % n_workers))
+
+    def _instance(self, worker_id: int) -> Instance:
+        """Return the one stand-in for an instance: it keeps its methods, and ``pool[0].method(x)`` is called often."""
+        instance = self._instances.get(worker_id)
+        if instance is None:
+            instance = self._instances[worker_id] = Instance(self._core, worker_id)
+        return instance
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over all instances."""
@@ -262,7 +275,10 @@ class ProxyPool(Generic[T]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call every instance, as any of its methods."""
-        return self._find("__call__")(*args, **kwargs)
+        method = self._methods.get("__call__")
+        if method is None:
+            method = self._methods["__call__"] = PoolMethod(self._core, _call_info(self._core))
+        return method(*args, **kwargs)
 
     # ---- names of the class ---------------------------------------------------------------------------------------------
 
@@ -291,6 +307,7 @@ class ProxyPool(Generic[T]):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
         if name in POOL_NAMES:
             raise AttributeError(f"{name!r} is the pool's own name; pool.remote.{name} = ... sets it on the instances")
+        self._methods.pop(name, None)
         write_attribute(self._core, name, value)
 
     def __dir__(self) -> list[str]:
@@ -357,7 +374,8 @@ class Instance:
             if not isinstance(value, CallableMarker):
                 return value
             info = MethodInfo(name, None, drops_self=False)
-        return InstanceMethod(core, info, worker_id)
+        method = self.__dict__[name] = InstanceMethod(core, info, worker_id)
+        return method
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -367,14 +385,21 @@ class Instance:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
-        info = core.recipe.info.find("__call__") or MethodInfo("__call__", None, drops_self=False)
-        return InstanceMethod(core, info, worker_id)(*args, **kwargs)
+        return InstanceMethod(core, _call_info(core), worker_id)(*args, **kwargs)
 
     def __dir__(self) -> list[str]:
         return sorted(_class_names(self.__dict__["_core"]))
 
     def __repr__(self) -> str:
         return f"<instance {self.__dict__['_worker_id']} of {self.__dict__['_core']!r}>"
+
+
+def _call_info(core: PoolCore) -> MethodInfo:
+    """Return what is known of calling the instances themselves."""
+    info = core.recipe.info.find("__call__")
+    if info is None and core.recipe.info.cls is not None:
+        raise TypeError(f"instances of {core.recipe.info.name} are not callable; call one of their methods: pool.method(...)")
+    return info or MethodInfo("__call__", None, drops_self=False)
 
 
 def read_attribute(core: PoolCore, name: str) -> Any:

@@ -81,5 +81,5 @@ def _stack_one_kind(kind: type, results: list[Any]) -> Any:
     if kind is np.ndarray:
         first = results[0]
         if all(result.shape == first.shape and result.dtype == first.dtype for result in results):
-            return np.stack(results)
+            return np.stack(results, dtype=first.dtype)  # without the dtype the byte order would become the machine's
     return None

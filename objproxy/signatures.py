@@ -25,8 +25,11 @@ class MethodInfo:
     def __init__(self, name: str, function: Any, drops_self: bool) -> None:
         self.name = name
         self.doc = inspect.getdoc(function) if function is not None else None
-        self.signature = _signature(function, drops_self)
-        self._n_min, self._n_max = _positional_range(self.signature)
+        self.signature = _signature(function, drops_self, follow_wrapped=True)
+        # What a decorated method shows is the inner function's; what it takes is the outer's, which may supply arguments.
+        is_wrapped = hasattr(function, "__wrapped__")
+        self._accepted = _signature(function, drops_self, follow_wrapped=False) if is_wrapped else self.signature
+        self._n_min, self._n_max = _positional_range(self._accepted)
         names = self.signature.parameters if self.signature is not None else ()
         self.own_call_keywords = tuple(name for name in CALL_KEYWORDS if name in names)
 
@@ -40,10 +43,10 @@ class MethodInfo:
         """
         if not kwargs and self._n_min <= len(args) <= self._n_max:
             return
-        if self.signature is None:
+        if self._accepted is None:
             return
         try:
-            self.signature.bind(*args, **kwargs)
+            self._accepted.bind(*args, **kwargs)
         except TypeError as exc:
             raise TypeError(f"{self.name}{self.signature} was called wrongly: {exc}") from None
 
@@ -57,11 +60,11 @@ class MethodInfo:
                 )
 
 
-def _signature(function: Any, drops_self: bool) -> inspect.Signature | None:
+def _signature(function: Any, drops_self: bool, *, follow_wrapped: bool) -> inspect.Signature | None:
     if function is None:
         return None
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=follow_wrapped)
     except (TypeError, ValueError):  # compiled, and does not tell
         return None
     parameters = list(signature.parameters.values())
@@ -115,19 +118,26 @@ class ClassInfo:
         return self._methods[name]
 
     def _inspect(self, name: str) -> MethodInfo | None:
-        if self.cls is None:
-            return None
-        static = inspect.getattr_static(self.cls, name, None)
+        static = self._lookup(name)
         if static is None or isinstance(static, property):
             return None
         function = getattr(self.cls, name, None)
         if not callable(function):
             return None
-        return MethodInfo(name, function, drops_self=not isinstance(static, (staticmethod, classmethod, type)))
+        # A callable that is no descriptor, such as a class or a partial(), is not bound: it has no `self` to drop.
+        is_bound = hasattr(type(static), "__get__") and not isinstance(static, (staticmethod, classmethod))
+        return MethodInfo(name, function, drops_self=is_bound)
+
+    def _lookup(self, name: str) -> Any:
+        """Return what the class or a base defines under `name`; names of the metaclass are not those of its objects."""
+        for base in self.cls.__mro__ if self.cls is not None else ():
+            if name in vars(base):
+                return vars(base)[name]
+        return None
 
     def has_data(self, name: str) -> bool:
         """Whether the class itself says that `name` is data: a property, a slot, a class attribute."""
-        return self.cls is not None and inspect.getattr_static(self.cls, name, None) is not None
+        return self._lookup(name) is not None
 
     def public_names(self) -> list[str]:
         """Return the public names of the class."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from objproxy._engine.chunks import ChunkSizer
-from objproxy._engine.messages import Rules
+from objproxy._engine.messages import PLAIN, Policy, Rules
 
 
 class Arrival(NamedTuple):
@@ -36,8 +36,17 @@ class Call(Rules):
 
     __slots__ = ("future", "inbox", "sizer", "waiter")
 
-    def __init__(self, method: str, *, sizer: ChunkSizer | None = None, **rules: Any) -> None:
-        super().__init__(method, **rules)
+    def __init__(
+        self,
+        method: str,
+        policy: Policy = PLAIN,
+        *,
+        call_number: int = 0,
+        needs_state: bool = False,
+        is_task: bool = True,
+        sizer: ChunkSizer | None = None,
+    ) -> None:
+        Rules.__init__(self, method, policy, call_number=call_number, needs_state=needs_state, is_task=is_task)
         self.sizer = sizer
         self.inbox: list[Arrival] = []
         self.future: Any = None  # a CallFuture; naming it here would make a cycle of imports

@@ -11,16 +11,23 @@ from __future__ import annotations
 #: Seconds of work that a message shall hold.
 TARGET_SECONDS = 0.004
 
+#: A chunk need not be shorter than this for the workers to finish together: a message costs 10 to 20 us.
+_MIN_SECONDS = 0.0003
+
 #: A chunk is at most what is left divided by this and by the number of workers.
 _SHARES_PER_WORKER = 3
 
 #: A chunk is at most this many times the largest before, so that one lucky measurement does no harm.
 _MAX_GROWTH = 64
 
-#: Of the mean time of an item, the share that the newest message decides.
-_NEWEST_WEIGHT = 0.3
+#: What the answers before count, after one more answer.
+_MEMORY = 0.7
 
 _LARGEST = 1 << 17
+
+#: Work that may lie ahead of a worker, and the most chunks of a fixed size that it is cut into.
+_JOINED_SECONDS = 0.001
+_MAX_JOINED = 16
 
 
 class ChunkSizer:
@@ -32,28 +39,30 @@ class ChunkSizer:
         Workers that share the items.
     chunksize : int or None
         What the caller asked for; None adapts.
+    may_join : bool
+        Whether a message may hold several chunks of a size that the caller asked for.
     """
 
-    def __init__(self, n_workers: int, chunksize: int | None = None) -> None:
+    def __init__(self, n_workers: int, chunksize: int | None = None, *, may_join: bool = True) -> None:
         self._n_workers = max(n_workers, 1)
         self._chunksize = chunksize
-        self._seconds_per_item: float | None = None
+        self._may_join = may_join
+        self._n_items = 0.0  # of the latest answers, older ones fading
+        self._seconds = 0.0
         self._largest = 1
 
     @property
     def seconds_per_item(self) -> float | None:
-        """Mean time of an item so far; None before the first answer."""
-        return self._seconds_per_item
+        """Mean time of an item lately; None before the first answer."""
+        return self._seconds / self._n_items if self._n_items else None
 
     def observe(self, count: int, seconds: float) -> None:
-        """Learn that `count` items took `seconds` of a worker."""
-        newest = seconds / count
-        mean = self._seconds_per_item
-        # The first answer is slow: caches are cold and modules are being loaded. Believe a faster one at once.
-        if mean is None or newest < mean / 4:
-            self._seconds_per_item = newest
-        else:
-            self._seconds_per_item = mean + _NEWEST_WEIGHT * (newest - mean)
+        """Learn that `count` items took `seconds` of a worker.
+
+        Items count, not answers: the first answers are short, and slow, since caches are cold and modules are being loaded.
+        """
+        self._n_items = _MEMORY * self._n_items + count
+        self._seconds = _MEMORY * self._seconds + seconds
 
     def next_size(self, n_left: int | None) -> int:
         """Return the size of the next chunk, at least 1.
@@ -64,14 +73,29 @@ class ChunkSizer:
             Items that are not in a chunk yet; None if that is not known.
         """
         if self._chunksize is not None:
-            return self._chunksize
-        if self._seconds_per_item is None:
+            return self._chunksize * self._n_joined(self._chunksize, n_left)
+        if not self._n_items:
             return 1
 
-        size = int(TARGET_SECONDS / max(self._seconds_per_item, 1e-9))
-        size = min(size, self._largest * _MAX_GROWTH, _LARGEST)
+        seconds = max(self._seconds / self._n_items, 1e-9)
+        size = min(int(TARGET_SECONDS / seconds), self._largest * _MAX_GROWTH, _LARGEST)
         if n_left is not None:
-            size = min(size, n_left // (_SHARES_PER_WORKER * self._n_workers))
+            fair = n_left // (_SHARES_PER_WORKER * self._n_workers)
+            size = min(size, max(fair, int(_MIN_SECONDS / seconds)))
         size = max(size, 1)
         self._largest = max(self._largest, size)
         return size
+
+    def _n_joined(self, chunksize: int, n_left: int | None) -> int:
+        """Return how many chunks of a fixed size share a message.
+
+        A worker is sent chunks ahead while they are very short, so that it need not wait between them. Chunks that would lie
+        ahead of one worker anyway may as well travel together.
+        """
+        if not (self._may_join and self._n_items):
+            return 1
+        seconds = max(chunksize * self._seconds / self._n_items, 1e-9)
+        n_joined = min(int(_JOINED_SECONDS / seconds), _MAX_JOINED)
+        if n_left is not None:
+            n_joined = min(n_joined, n_left // (chunksize * _SHARES_PER_WORKER * self._n_workers))
+        return max(n_joined, 1)

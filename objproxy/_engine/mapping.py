@@ -2,7 +2,7 @@
 
 The caller's thread does all of it: it pulls from the user's iterables (outside of every lock, since they are the user's code
 and may use the same pool), hands batches in, and waits. How much is pulled ahead is the product of two bounds: what the workers
-can use (`_appetite`), and what the caller allows (`buffersize`).
+can use, and what the caller allows (`buffersize`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
 from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.payload import Payload
 from objproxy._worker.outcome import StreamHandle
 from objproxy.errors import ArgumentPickleError
 
 #: Batches for each worker that are worth having outside of the source: one that runs, one ahead, one in the queue.
 _BATCHES_PER_WORKER = 3
-_SHORT_BATCH_SECONDS = 0.002
-_MAX_SHORT_BATCHES = 20
 
 #: A consumer that stays away longer than this between two items gets the engine turned in the background.
 _SLOW_CONSUMER_SECONDS = 0.001
@@ -95,7 +94,7 @@ class MapRun:
         if self._is_lazy:
             size = min(size, _MAX_LAZY_CHUNK)
         pending = self.call.outstanding
-        if pending and pending + size > self._appetite() * size:
+        if pending and pending + size > _BATCHES_PER_WORKER * self._n_workers * size:
             return 0
         if self._buffersize is None:
             return size
@@ -105,15 +104,7 @@ class MapRun:
     def _n_unread(self) -> int:
         return sum(len(arrival.outcomes) for arrival in (*self.call.inbox, *self._early))
 
-    def _appetite(self) -> int:
-        """Return how many batches may be on their way."""
-        seconds = self.call.seconds_per_batch
-        per_worker = _BATCHES_PER_WORKER
-        if seconds is not None and seconds < _SHORT_BATCH_SECONDS:
-            per_worker += min(_MAX_SHORT_BATCHES, int(_SHORT_BATCH_SECONDS / max(seconds, 1e-6)))
-        return per_worker * self._n_workers
-
-    def _submit(self, start: int, payload: plan.Payload) -> None:
+    def _submit(self, start: int, payload: Payload) -> None:
         def fail(offset: int, exc: Exception) -> BaseException:
             path = self._explain(payload.slice(offset, offset + 1).operation, exc)
             error = ArgumentPickleError(self.call.method, path, f"{type(exc).__name__}: {exc}", start + offset)

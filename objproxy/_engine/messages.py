@@ -16,6 +16,30 @@ class Payload(Protocol):
         ...
 
 
+class Policy(NamedTuple):
+    """What a caller asked for; shared by all calls with the same options.
+
+    Attributes
+    ----------
+    timeout : float or None
+        Seconds for one item; then each batch holds one item.
+    retries : int
+        How often an item may be tried again.
+    retry_on : tuple of type
+        Which errors are worth another try.
+    priority : int
+        Larger goes first.
+    """
+
+    timeout: float | None = None
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = ()
+    priority: int = 0
+
+
+PLAIN = Policy()
+
+
 class Rules:
     """How the tasks of one call are treated, and the count of those that have no outcome yet.
 
@@ -23,16 +47,10 @@ class Rules:
     ----------
     method : str
         Name that errors give.
+    timeout, retries, retry_on, priority
+        As in `Policy`.
     call_number : int
         Number of the map in its pool, for the random streams of its items; 0 for everything else.
-    retries : int
-        How often an item may be tried again.
-    retry_on : tuple of type
-        Which errors are worth another try.
-    timeout : float or None
-        Seconds for one item; then each batch holds one item.
-    priority : int
-        Larger goes first.
     needs_state : bool
         Whether the tasks count on what the object holds: a broadcast, ``pool[i]``, an attribute.
     is_task : bool
@@ -68,21 +86,15 @@ class Rules:
     def __init__(
         self,
         method: str,
+        policy: Policy = PLAIN,
         *,
         call_number: int = 0,
-        retries: int = 0,
-        retry_on: tuple[type[BaseException], ...] = (),
-        timeout: float | None = None,
-        priority: int = 0,
         needs_state: bool = False,
         is_task: bool = True,
     ) -> None:
         self.method = method
+        self.timeout, self.retries, self.retry_on, self.priority = policy
         self.call_number = call_number
-        self.retries = retries
-        self.retry_on = retry_on
-        self.timeout = timeout
-        self.priority = priority
         self.needs_state = needs_state
         self.is_task = is_task
         self.outstanding = 0
@@ -141,7 +153,8 @@ class Batch:
         return part
 
     def __lt__(self, other: Batch) -> bool:
-        return (-self.rules.priority, self.order) < (-other.rules.priority, other.order)
+        """Whether it comes first; the parts of a batch that was cut have one place, and are told apart by their items."""
+        return (-self.rules.priority, self.order, self.start) < (-other.rules.priority, other.order, other.start)
 
 
 # ---- events: what has happened ----------------------------------------------------------------------------------------
@@ -211,6 +224,14 @@ class Died(NamedTuple):
     detail: str = ""
 
 
+class SendFailed(NamedTuple):
+    """A batch could not be sent after all; the worker knows nothing of it."""
+
+    worker_id: int
+    seq: int
+    error: BaseException
+
+
 class Cancelled(NamedTuple):
     """Nobody wants the outcomes of a call any more; `and_running` ends the workers that run its items."""
 
@@ -239,7 +260,9 @@ class Resized(NamedTuple):
     n_workers: int
 
 
-Event = Submitted | Ready | InitFailed | Replied | Died | Cancelled | Ticked | CloseAsked | KillAsked | Resized
+Event = (
+    Submitted | Ready | InitFailed | Replied | SendFailed | Died | Cancelled | Ticked | CloseAsked | KillAsked | Resized
+)
 
 # ---- actions: what shall be done --------------------------------------------------------------------------------------
 
@@ -296,6 +319,7 @@ __all__ = [
     "Resized",
     "Rules",
     "Send",
+    "SendFailed",
     "Start",
     "Submitted",
     "Ticked",

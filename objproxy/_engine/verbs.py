@@ -12,7 +12,7 @@ from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
 from objproxy._engine.mapping import MapRun, ResultIterator, collect
-from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.payload import Payload
 from objproxy._worker.wire import Operation
 from objproxy.errors import ArgumentPickleError
@@ -52,10 +52,10 @@ class Verbs:
             path = self._explain(operation, exc)
             raise ArgumentPickleError(operation.name, path, f"{type(exc).__name__}: {exc}") from exc
 
-    def one(self, worker_id: int, operation: Operation, *, is_task: bool = True, **rules: Any) -> Any:
+    def one(self, worker_id: int, operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True) -> Any:
         """Carry out one operation on one worker; return its outcome."""
         payload = self.encode(operation)
-        call = Call(operation.name, needs_state=True, is_task=is_task, **rules)
+        call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._driver.submit([Batch(call, 0, 1, payload, worker_id)])
         self._await(call)
         return call.inbox[0].outcomes[0]
@@ -69,10 +69,12 @@ class Verbs:
             self._driver.cancel(call, and_running=True)
             raise
 
-    def every(self, worker_ids: Sequence[int], operation: Operation, *, is_task: bool = True, **rules: Any) -> list[Any]:
+    def every(
+        self, worker_ids: Sequence[int], operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True
+    ) -> list[Any]:
         """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
         payload = self.encode(operation)
-        call = Call(operation.name, needs_state=True, is_task=is_task, **rules)
+        call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._driver.submit([Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)])
         self._await(call)
         outcomes: list[Any] = [None] * len(worker_ids)
@@ -80,10 +82,12 @@ class Verbs:
             outcomes[arrival.start] = arrival.outcomes[0]
         return outcomes
 
-    def future(self, operation: Operation, finish: Callable[[Any], Any], *, worker_id: int | None = None, **rules: Any) -> CallFuture:
+    def future(
+        self, operation: Operation, finish: Callable[[Any], Any], policy: Policy = PLAIN, *, worker_id: int | None = None
+    ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation)
-        call = Call(operation.name, needs_state=worker_id is not None, **rules)
+        call = Call(operation.name, policy, needs_state=worker_id is not None)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
         return future
@@ -92,19 +96,19 @@ class Verbs:
         self,
         source: plan.ItemSource,
         n_workers: int,
+        policy: Policy = PLAIN,
         *,
         chunksize: int | None = None,
         buffersize: int | None = None,
         is_lazy: bool = False,
-        timeout: float | None = None,
-        **rules: Any,
     ) -> MapRun:
         """Prepare a map.
 
         With a time limit each item is a message of its own: the parent's clock then is the item's clock.
         """
-        sizer = ChunkSizer(n_workers, 1 if timeout is not None else chunksize)
-        call = Call(source.method, sizer=sizer, call_number=next(self._call_numbers), timeout=timeout, **rules)
+        has_limit = policy.timeout is not None
+        sizer = ChunkSizer(n_workers, 1 if has_limit else chunksize, may_join=not has_limit)
+        call = Call(source.method, policy, sizer=sizer, call_number=next(self._call_numbers))
         return MapRun(
             self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain
         )
@@ -113,7 +117,9 @@ class Verbs:
         """Run a map to its end; return the outcomes in order, in consecutive pieces."""
         return collect(run, on_arrival)
 
-    def dedicated(self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, **rules: Any) -> list[Sequence[Any]]:
+    def dedicated(
+        self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, policy: Policy = PLAIN
+    ) -> list[Sequence[Any]]:
         """Send item i to worker i; as many items as workers.
 
         Raises
@@ -128,12 +134,14 @@ class Verbs:
             raise source.error
         if len(payloads) != len(worker_ids):
             raise _wrong_length(f"{len(payloads)} or more" if len(payloads) > len(worker_ids) else len(payloads), len(worker_ids))
-        call = self._pinned_call(source, rules)
+        call = self._pinned_call(source, policy)
         return self._round(call, 0, payloads, worker_ids, on_arrival)
 
-    def rounds(self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, **rules: Any) -> list[Sequence[Any]]:
+    def rounds(
+        self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, policy: Policy = PLAIN
+    ) -> list[Sequence[Any]]:
         """Send item i to worker ``i % n``, in rounds; no round starts before the last has ended."""
-        call = self._pinned_call(source, rules)
+        call = self._pinned_call(source, policy)
         pieces: list[Sequence[Any]] = []
         while not source.is_exhausted:
             start = source.n_pulled
@@ -143,8 +151,8 @@ class Verbs:
             raise source.error
         return pieces
 
-    def _pinned_call(self, source: plan.ItemSource, rules: dict[str, Any]) -> Call:
-        return Call(source.method, call_number=next(self._call_numbers), **rules)
+    def _pinned_call(self, source: plan.ItemSource, policy: Policy) -> Call:
+        return Call(source.method, policy, call_number=next(self._call_numbers))
 
     def _round(
         self, call: Call, start: int, payloads: Sequence[Payload], worker_ids: Sequence[int], on_arrival: OnArrival

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from objproxy._engine.backlog import Backlog
 from objproxy._engine.messages import Batch
 from objproxy.errors import WorkerDiedError
 
@@ -19,8 +20,8 @@ class WorkerRecord:
         How often the worker was replaced.
     end_reason : str or None
         Why the pool itself is ending it; None while it is not.
-    queue : list of Batch
-        A heap: batches that only this worker may run.
+    queue : Backlog
+        Batches that only this worker may run.
     inflight : deque of Batch
         What was sent and is not answered in full; the first is running.
     n_assigned : int
@@ -31,15 +32,18 @@ class WorkerRecord:
         A death that nobody has been told of yet.
     deaths : deque of float
         When it died lately.
-    is_listed : bool
-        Whether it stands in the list of free workers.
     is_retiring : bool
         Whether it leaves the pool when its own queue is empty.
+    deadline : float or None
+        When its constructor or its oldest batch must have ended.
+    timer : float or None
+        Its earliest entry among the timers; theirs.
     """
 
     __slots__ = (
         "busy_since",
         "created_at",
+        "deadline",
         "deaths",
         "end_reason",
         "ended_at",
@@ -50,7 +54,6 @@ class WorkerRecord:
         "inflight",
         "init_error",
         "init_seconds",
-        "is_listed",
         "is_retiring",
         "loss",
         "n_assigned",
@@ -59,6 +62,7 @@ class WorkerRecord:
         "queue",
         "start_up_seconds",
         "started_at",
+        "timer",
         "worker_id",
         "working_seconds",
     )
@@ -67,15 +71,16 @@ class WorkerRecord:
         self.worker_id = worker_id
         self.generation = 0
         self.phase = "starting"
-        self.queue: list[Batch] = []
+        self.queue = Backlog()
         self.inflight: deque[Batch] = deque()
         self.deaths: deque[float] = deque()
         self.loss: WorkerDiedError | None = None
         self.init_error: BaseException | None = None
         self.exitcode: int | None = None
         self.end_reason: str | None = None
-        self.is_listed = False
         self.is_retiring = False
+        self.deadline: float | None = None
+        self.timer: float | None = None
         self.n_assigned = 0
         self.n_tasks = 0
         self.working_seconds = 0.0
@@ -95,3 +100,13 @@ class WorkerRecord:
         self.n_assigned = 0
         self.started_at = now
         self.ending_since = None
+
+    def come_back(self, now: float) -> None:
+        """Rejoin a pool that it had left; it goes on counting where it ended."""
+        assert self.ended_at is not None
+        self.generation += 1
+        self.created_at += now - self.ended_at
+        self.ended_at = None
+        self.is_retiring = False
+        self.loss = self.init_error = None
+        self.deaths.clear()

@@ -14,7 +14,7 @@ from typing import Any
 
 from objproxy._worker import wire
 from objproxy._worker.execute import Host
-from objproxy._worker.journal import BASE, DONE, LANE, USED, Journal, Segment
+from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
 from objproxy._worker.outcome import encode_error, type_name
 from objproxy.errors import ResultPickleError
 
@@ -24,6 +24,9 @@ _FLUSH_SECONDS = 0.05
 #: A block of items is run without a look at the clock; blocks grow while they take less than this.
 _BLOCK_SECONDS = 0.001
 _MAX_BLOCK = 4096
+
+#: A chunk does not begin with a larger block: its items may be slower than those of the chunk before.
+_FIRST_BLOCK = 64
 
 #: A chunk whose results change their type more often than this is pickled one by one.
 _LANE_CHANGES = 2
@@ -49,31 +52,35 @@ class ChunkRunner:
         self._host = host
         self._channel = channel
         self._journal = journal
-        self._lane_changes = 0
         self._seq = 0
         self._method = ""
+        self._count = 0  # items of the chunk
+        self._done = 0  # those that are finished
+        self._sent = 0  # those whose results have been sent
+        self._lane_changes = 0
+        self._block = 1
         self._began = self._flushed = 0.0
 
     def run(self, seq: int, operation: wire.Operation, count: int) -> None:
         """Run `count` items and answer them all."""
-        self._seq, self._method = seq, operation.name
+        self._seq, self._method, self._count = seq, operation.name, count
+        self._done = self._sent = self._lane_changes = 0
+        self._block = min(self._block, _FIRST_BLOCK)
         self._began = self._flushed = time.perf_counter()
-        self._lane_changes = 0
         calls = self._calls(operation)
-        header, block = self._journal.header, 1
-        header[LANE] = wire.NONES
-        while header[DONE] < count:
-            before, end = time.perf_counter(), min(header[DONE] + block, count)
+        while self._done < count:
+            before, end = time.perf_counter(), min(self._done + self._block, count)
             try:
-                self._run_block(itertools.islice(calls, block))
-                if header[DONE] < end:
+                self._run_block(itertools.islice(calls, end - self._done))
+                if self._done < end:
                     # A StopIteration of the method looks like the end of the items; its arguments are used up.
                     raise StopIteration("raised by the method")
             except BaseException as exc:
-                self._send_error(encode_error(exc))
-            block = self._next_block(block, before)
+                self._done = self._journal.done
+                self._send_now(Segment(wire.ERRORS, 1, encode_error(exc)))
+            self._adapt_block(before)
 
-        self.answer(seq, self._began, self._journal.segment(), last=True)
+        self._answer(self._unsent(), is_last=True)
 
     def _calls(self, operation: wire.Operation) -> Iterable[Any]:
         try:
@@ -81,27 +88,24 @@ class ChunkRunner:
         except BaseException as exc:  # no such method, or its __getattr__ raises: the error of every item
             return map(_raise, itertools.repeat(exc))
 
-    def answer(self, seq: int, began: float, *segments: Segment, last: bool = True) -> None:
-        """Send the results in `segments`; `last` says that the batch is answered in full."""
-        parts: list[bytes] = [wire.REPLY_HEAD.pack(seq, last, int((time.perf_counter() - began) * 1e9))]
-        for segment in segments:
-            parts.append(wire.SEGMENT_HEAD.pack(segment.lane, segment.count, len(segment.data)))
-            parts.append(segment.data)
-        self._channel.send(wire.REPLY, *parts)
-
-    def _next_block(self, block: int, before: float) -> int:
+    def _adapt_block(self, before: float) -> None:
         now = time.perf_counter()
         if now - self._flushed > _FLUSH_SECONDS:
-            self._flush()
+            self._flush(self._journal.header[LANE])
         if now - before < _BLOCK_SECONDS:
-            return min(2 * block, _MAX_BLOCK)
-        return max(block // 2, 1)
+            self._block = min(4 * self._block, _MAX_BLOCK)
+        else:
+            self._block = max(self._block // 4, 1)
 
     def _run_block(self, values: Iterable[Any]) -> None:
         """Run items; each time a result does not fit the current lane, change the lane and go on."""
         while True:
             lane = self._journal.header[LANE]
-            value = self._fill_pickles(values) if lane == wire.PICKLES else _fill(values, self._journal, lane)
+            if lane == wire.PICKLES:
+                self._fill_pickles(values)
+                return
+            value, at = _fill(values, self._journal, lane, self._done - self._sent)
+            self._done = self._sent + at
             if value is _END:
                 return
             self._change_lane(value)
@@ -109,35 +113,38 @@ class ChunkRunner:
     def _change_lane(self, value: Any) -> None:
         """Make room for `value`, which did not fit, and store it."""
         lane = _LANES.get(type(value), wire.PICKLES)
-        if lane != self._journal.header[LANE] and self._journal.header[DONE]:
+        if lane != self._journal.header[LANE] and self._done:
             self._lane_changes += 1
         if self._lane_changes > _LANE_CHANGES:
             lane = wire.PICKLES
 
-        self._flush()
-        self._journal.header[LANE] = lane
-        if _fill((value,), self._journal, lane) is not _END:
-            self._journal.header[LANE] = wire.PICKLES
-            self._store_pickled(value)
+        self._flush(lane)
+        if lane != wire.PICKLES:
+            rest, at = _fill((value,), self._journal, lane, 0)
+            self._done += at
+            if rest is _END:
+                return
+            self._flush(wire.PICKLES)
+        self._store_pickled(value)
 
-    def _fill_pickles(self, values: Iterable[Any]) -> Any:
+    def _fill_pickles(self, values: Iterable[Any]) -> None:
         for value in values:
             self._store_pickled(value)
             if time.perf_counter() - self._flushed > _FLUSH_SECONDS:
-                self._flush()
-        return _END
+                self._flush(wire.PICKLES)
 
     def _store_pickled(self, value: Any) -> None:
         try:
             data = wire.dumps(self._host.settle(value))
         except BaseException as exc:
             worker_id = self._host.worker.worker_id
-            self._send_error(encode_error(ResultPickleError(worker_id, self._method, type_name(value), str(exc))))
+            error = ResultPickleError(worker_id, self._method, type_name(value), str(exc))
+            self._send_now(Segment(wire.ERRORS, 1, encode_error(error)))
             return
 
         header, body = self._journal.header, self._journal.body
         if header[USED] + len(data) > len(body):
-            self._flush()
+            self._flush(wire.PICKLES)
         if len(data) > len(body):
             self._send_now(Segment(wire.PICKLES, 1, data))
             return
@@ -145,58 +152,64 @@ class ChunkRunner:
         end = header[USED] + len(data)
         body[header[USED] : end] = data
         header[USED] = end
-        header[DONE] += 1
+        header[COUNT] += 1
+        self._done += 1
 
-    def _send_error(self, data: bytes) -> None:
-        self._send_now(Segment(wire.ERRORS, 1, data))
+    def _unsent(self) -> Segment:
+        return self._journal.segment(self._done - self._sent)
 
     def _send_now(self, segment: Segment) -> None:
         """Send the journal and then `segment`, which was never in it, and count its item."""
-        self.answer(self._seq, self._began, self._journal.segment(), segment, last=False)
-        self._journal.header[DONE] += 1
-        self._journal.forget()
+        self._answer(self._unsent(), segment)
+        self._done += 1
+        self._empty(self._journal.header[LANE])
+
+    def _flush(self, lane: int) -> None:
+        """Send what is in the journal, and go on in `lane`."""
+        if self._done > self._sent:
+            self._answer(self._unsent())
+        self._empty(lane)
+
+    def _empty(self, lane: int) -> None:
+        self._sent = self._done
+        self._journal.open_lane(lane, self._done, self._count - self._done)
         self._flushed = time.perf_counter()
 
-    def _flush(self) -> None:
-        if self._journal.header[DONE] > self._journal.header[BASE]:
-            self.answer(self._seq, self._began, self._journal.segment(), last=False)
-        self._journal.forget()
-        self._flushed = time.perf_counter()
+    def _answer(self, *segments: Segment, is_last: bool = False) -> None:
+        parts: list[bytes] = [wire.REPLY_HEAD.pack(self._seq, is_last, int((time.perf_counter() - self._began) * 1e9))]
+        for segment in segments:
+            parts.append(wire.SEGMENT_HEAD.pack(segment.lane, segment.count, len(segment.data)))
+            parts.append(segment.data)
+        self._channel.send(wire.REPLY, *parts)
 
 
 def _raise(error: BaseException) -> Any:
     raise error
 
 
-def _fill(values: Iterable[Any], journal: Journal, lane: int) -> Any:
-    """Run items as long as their results fit `lane`; return the first that does not, or _END.
+def _fill(values: Iterable[Any], journal: Journal, lane: int, at: int) -> tuple[Any, int]:
+    """Run items as long as their results fit `lane`; `at` of them are in the journal already.
 
-    This is the hot loop: it runs once for each item of a map of tiny items.
+    Returns the first result that does not fit, or _END, and the number of results in the journal then. This is the hot loop: it
+    runs once for each item of a map of tiny items.
     """
-    header = journal.header
-    done = header[DONE]
-    at = done - header[BASE]
     if lane == wire.NONES:
+        header = journal.header
         for value in values:
             if value is not None:
-                return value
-            done += 1
-            header[DONE] = done
-        return _END
-
-    if lane == wire.PICKLES:
-        return next(iter(values), _END)
+                return value, at
+            at += 1
+            header[COUNT] = at
+        return _END, at
 
     kind: type = int if lane == wire.INTS else float
-    slots = journal.ints if lane == wire.INTS else journal.floats
+    slots = journal.slots[lane]
     for value in values:
         if type(value) is not kind:
-            return value
+            return value, at
         try:
             slots[at] = value
         except (ValueError, IndexError):  # beyond 64 bits, or the journal is full
-            return value
+            return value, at
         at += 1
-        done += 1
-        header[DONE] = done
-    return _END
+    return _END, at

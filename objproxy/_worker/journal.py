@@ -1,21 +1,25 @@
 """The journal: what a dead worker leaves behind.
 
 A chunk of many items is answered by few messages, so a worker that dies inside a chunk would take the results of the items
-before along with it. Each result is therefore written into a small shared memory as soon as it exists, and the count of
-finished items after it. When the worker dies the parent reads from it which items are finished, with their results, and which
-item was running: that one alone is lost.
+before along with it. Each result is therefore written into a small shared memory as soon as it exists. When the worker dies the
+parent reads from it which items are finished, with their results, and which item was running: that one alone is lost.
 
-Only the worker writes, the parent reads after the worker's death; so there is no lock. The order of the writes is what
-matters: a result first, then the count. Memory order between them is not a question, since the death of a process is a
-barrier. A count without its result cannot be seen; a result without its count belongs to the running item, and is lost.
+Only the worker writes, the parent reads after the worker's death; so there is no lock. What matters is the order of the writes:
+whenever the worker dies between two of them, the parent must read either the state before or the state after, or one in which
+nothing was running. Memory order is not a question, since the death of a process is a barrier.
+
+How many results there are is not counted in the fast lanes: free slots hold a random mark, and the first mark ends the results.
+A count would cost a fourth of the time of the hot loop (`chunk._fill`). A result that equals the mark (64 random bits, drawn by
+each worker) would be taken for a free slot, and its item for the one that was running.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from objproxy._worker import wire
 
@@ -26,8 +30,9 @@ _HEADER_BYTES = _HEADER_WORDS * 8
 #: Numbers that fit between two messages.
 N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 
-# Words of the header: batch being run, lane, items finished, first item that is still in the journal, bytes used.
-SEQ, LANE, DONE, BASE, USED = range(5)
+# Words of the header: batch being run; lane; items of it before those in the journal; items in the journal (slow lanes only);
+# bytes that they fill; the mark of a free slot; slots that are in use or marked free.
+SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT = range(7)
 
 
 class Segment(NamedTuple):
@@ -37,9 +42,9 @@ class Segment(NamedTuple):
     count: int
     data: bytes
 
-    def packed(self) -> memoryview:
+    def packed(self) -> bytes:
         """Return the segment with its head, as in a message."""
-        return memoryview(wire.SEGMENT_HEAD.pack(self.lane, self.count, len(self.data)) + self.data)
+        return wire.SEGMENT_HEAD.pack(self.lane, self.count, len(self.data)) + self.data
 
 
 def create() -> int:
@@ -63,6 +68,15 @@ class Journal:
     ----------
     fd : int
         From `create`; it is not needed afterwards.
+
+    Attributes
+    ----------
+    header : memoryview of int64
+        See the names of its words.
+    body : memoryview of bytes
+        The results.
+    slots : dict of int to memoryview
+        The body as numbers, for each lane of numbers.
     """
 
     def __init__(self, fd: int) -> None:
@@ -70,8 +84,14 @@ class Journal:
         view = memoryview(self._memory)
         self.header = view[:_HEADER_BYTES].cast("q")
         self.body = view[_HEADER_BYTES:]
-        self.ints = self.body.cast("q")
-        self.floats = self.body.cast("d")
+        self.slots: dict[int, Any] = {wire.INTS: self.body.cast("q"), wire.FLOATS: self.body.cast("d")}
+        self._free = b""
+
+    def draw_mark(self) -> None:
+        """Choose what free slots hold; the worker does this once."""
+        mark = os.urandom(8)
+        self.header[MARK] = int.from_bytes(mark, sys.byteorder, signed=True)
+        self._free = mark * N_SLOTS
 
     def begin(self, seq: int) -> None:
         """Note that batch `seq` has started.
@@ -80,23 +100,50 @@ class Journal:
         the parent sees that `seq` has not started.
         """
         header = self.header
-        header[DONE] = header[BASE] = header[USED] = 0
+        header[LANE] = wire.NONES
+        header[BASE] = header[COUNT] = 0
         header[SEQ] = seq
 
-    def segment(self) -> Segment:
-        """Return the results that are still in the journal."""
-        lane, count = self.header[LANE], self.header[DONE] - self.header[BASE]
-        return Segment(lane, count, bytes(self.body[: self._nbytes(lane, count)]))
+    def open_lane(self, lane: int, base: int, n_items: int) -> None:
+        """Empty the journal, whose results have been sent; the next, at most `n_items`, go into `lane`.
 
-    def _nbytes(self, lane: int, count: int) -> int:
-        if lane in (wire.INTS, wire.FLOATS):
-            return 8 * count
-        return self.header[USED] if lane == wire.PICKLES else 0
+        First the results vanish, then BASE moves: in between, the journal says that fewer items are finished than have
+        arrived, which the parent takes for "nothing was running", and that is true.
+        """
+        header = self.header
+        header[COUNT] = header[USED] = 0
+        if lane in self.slots:
+            header[LIMIT] = n_slots = min(n_items, N_SLOTS)
+            self.body[: 8 * n_slots] = self._free[: 8 * n_slots]
+        header[LANE] = lane
+        header[BASE] = base
 
-    def forget(self) -> None:
-        """Drop the results up to now: they have been sent."""
-        self.header[BASE] = self.header[DONE]
-        self.header[USED] = 0
+    @property
+    def count(self) -> int:
+        """Number of results in the journal."""
+        header = self.header
+        if header[LANE] not in self.slots:
+            return header[COUNT]
+        slots, mark = self.slots[wire.INTS], header[MARK]
+        low, high = 0, header[LIMIT]
+        while low < high:  # results come first, free slots after them
+            middle = (low + high) // 2
+            if slots[middle] == mark:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    @property
+    def done(self) -> int:
+        """Number of items of the batch that are finished; the next one is running, if there is one."""
+        return self.header[BASE] + self.count
+
+    def segment(self, count: int) -> Segment:
+        """Return the first `count` results, which are all that there are."""
+        lane = self.header[LANE]
+        nbytes = 8 * count if lane in self.slots else self.header[USED]
+        return Segment(lane, count, bytes(self.body[:nbytes]))
 
     def recover(self, seq: int, received: int) -> tuple[Segment | None, int | None] | None:
         """Read what a dead worker left of batch `seq`.
@@ -116,20 +163,21 @@ class Journal:
 
         Notes
         -----
-        A death between sending and `forget` leaves results that have arrived as well. Messages are sent whole journals at a
-        time, so either all of a journal has arrived, or nothing of it. A death between sending a result that never was in the
-        journal and counting it leaves ``done < received``: the next item had not started.
+        Results are sent a whole journal at a time, so either all that is in it has arrived, or nothing of it. A death after
+        sending and before the journal is emptied leaves ``done == received``; a death before a result that never was in the
+        journal (an error, a large one) is counted leaves ``done < received``: no item was running then.
         """
         if self.header[SEQ] != seq:
             return None
 
-        done, base = self.header[DONE], self.header[BASE]
-        if done <= received:
-            return None, (done if done == received else None)
-        return (self.segment() if base >= received else None), done
+        count = self.count
+        done = self.header[BASE] + count
+        if done < received:
+            return None, None
+        return (self.segment(count) if done > received else None), done
 
     def close(self) -> None:
         """Unmap the memory."""
-        for view in (self.header, self.ints, self.floats, self.body):
+        for view in (self.header, *self.slots.values(), self.body):
             view.release()
         self._memory.close()

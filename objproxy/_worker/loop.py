@@ -15,7 +15,7 @@ from objproxy._worker import boot as booting
 from objproxy._worker import context, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.execute import Host
-from objproxy._worker.journal import DONE, Journal, Segment
+from objproxy._worker.journal import Journal
 from objproxy._worker.outcome import encode_error, type_name
 from objproxy.errors import ResultPickleError
 
@@ -57,8 +57,7 @@ class WorkerLoop:
         try:
             operation = wire.Operation(*pickle.loads(memoryview(body)[wire.CALL_HEAD.size :]))
         except BaseException as exc:  # whatever the user's __setstate__ raises is the error of its items
-            error = Segment(wire.ERRORS, 1, encode_error(exc))
-            self._chunks.answer(seq, began, *[error] * count)
+            self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
             return
 
         del body  # may be large, and the call may take long
@@ -66,26 +65,31 @@ class WorkerLoop:
         if operation.verb == "map":
             self._chunks.run(seq, operation, count)
         else:
-            self._chunks.answer(seq, began, self._perform(operation))
+            self._answer(seq, began, *self._perform(operation))
         self._item_base = None
 
-    def _perform(self, operation: wire.Operation) -> Segment:
+    def _answer(self, seq: int, began: float, lane: int, data: bytes, count: int = 1) -> None:
+        head = wire.REPLY_HEAD.pack(seq, True, int((time.perf_counter() - began) * 1e9))
+        self._channel.send(wire.REPLY, head, wire.SEGMENT_HEAD.pack(lane, count, len(data)), data)
+
+    def _perform(self, operation: wire.Operation) -> tuple[int, bytes]:
+        """Carry one operation out; return the lane and the bytes of its outcome."""
         try:
             value = self._host.perform(operation)
         except BaseException as exc:  # SystemExit and KeyboardInterrupt too are the call's error; the worker lives
-            return Segment(wire.ERRORS, 1, encode_error(exc))
+            return wire.ERRORS, encode_error(exc)
         try:
-            return Segment(wire.PICKLES, 1, wire.dumps(value))
+            return wire.PICKLES, wire.dumps(value)
         except BaseException as exc:
             worker_id = self._host.worker.worker_id
             error = ResultPickleError(worker_id, operation.name, type_name(value), str(exc))
-            return Segment(wire.ERRORS, 1, encode_error(error))
+            return wire.ERRORS, encode_error(error)
 
     def _locate_item(self) -> tuple[int, int] | None:
         if self._item_base is None:
             return None
         call_number, start = self._item_base
-        return call_number, start + self._journal.header[DONE]
+        return call_number, start + self._journal.done
 
 
 def run_worker(channel_fd: int, journal_fd: int) -> None:
@@ -101,6 +105,7 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
     faulthandler.enable()
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
+    journal.draw_mark()
     os.close(journal_fd)
     status = 0
     try:

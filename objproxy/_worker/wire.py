@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
+import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Kinds of frames. From the parent:
@@ -40,7 +41,8 @@ INTS, FLOATS, NONES, PICKLES, ERRORS = 1, 2, 3, 4, 5
 #: machine, so a ping-pong of small calls is four times faster this way (`python -m benchmarks round_trip`).
 SPIN_SECONDS = 60e-6
 
-_READ_SIZE = 1 << 18
+#: Bytes that one read may bring.
+READ_SIZE = 1 << 18
 
 
 class Operation(NamedTuple):
@@ -82,38 +84,66 @@ def frame(kind: int, *parts: bytes | bytearray | memoryview) -> bytes:
     return b"".join((HEADER.pack(kind, sum(map(len, parts))), *parts))
 
 
-class FrameBuffer:
-    """Collects what arrives on a channel and cuts complete frames out of it."""
+class FrameReader:
+    """Reads a non-blocking stream socket and cuts complete frames out of it.
 
-    __slots__ = ("_data", "_start")
+    Parameters
+    ----------
+    sock : socket
+        Where to read.
+    space : memoryview or None
+        Room for one read; readers that never read at the same time may share it.
+    """
 
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._start = 0
+    __slots__ = ("_receive", "_rest", "_space")
 
-    def feed(self, data: bytes) -> None:
-        """Append what was read."""
-        self._data += data
+    def __init__(self, sock: socket.socket, space: memoryview | None = None) -> None:
+        self._receive = sock.recv_into
+        self._space = memoryview(bytearray(READ_SIZE)) if space is None else space
+        self._rest = bytearray()  # the beginning of a frame whose end has not come yet
 
-    def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Yield every complete frame as (kind, body)."""
-        data, start = self._data, self._start
-        while len(data) - start >= HEADER.size:
-            kind, nbytes = HEADER.unpack_from(data, start)
-            if nbytes > MAX_FRAME:
-                raise ChannelClosedError(f"protocol error: a frame of {nbytes} bytes was announced")
+    def read(self) -> list[tuple[int, bytes]]:
+        """Read once; return the frames that are complete now, as (kind, body).
 
-            begin = start + HEADER.size
-            if len(data) - begin < nbytes:
-                break
+        Raises
+        ------
+        BlockingIOError
+            There is nothing to read.
+        ChannelClosedError
+            The other side is gone, or what it sends is no frame.
+        """
+        try:
+            n_read = self._receive(self._space)
+        except ConnectionResetError:
+            n_read = 0
+        if not n_read:
+            raise ChannelClosedError("the other side is gone")
+        if self._rest:
+            self._rest += self._space[:n_read]
+            with memoryview(self._rest) as data:
+                frames, used = _cut(data)
+            del self._rest[:used]
+        else:
+            frames, used = _cut(self._space[:n_read])
+            if used < n_read:
+                self._rest += self._space[used:n_read]
+        return frames
 
-            start = begin + nbytes
-            self._start = start
-            yield kind, bytes(memoryview(data)[begin:start])
 
-        if start:
-            del data[:start]
-            self._start = 0
+def _cut(data: memoryview) -> tuple[list[tuple[int, bytes]], int]:
+    """Return the complete frames in `data` and the number of bytes that they fill."""
+    frames = []
+    at, end = 0, len(data)
+    while end - at >= HEADER.size:
+        kind, nbytes = HEADER.unpack_from(data, at)
+        if nbytes > MAX_FRAME:
+            raise ChannelClosedError(f"protocol error: a frame of {nbytes} bytes was announced")
+        stop = at + HEADER.size + nbytes
+        if stop > end:
+            break
+        frames.append((kind, data[at + HEADER.size : stop].tobytes()))
+        at = stop
+    return frames, at
 
 
 class WorkerChannel:
@@ -128,21 +158,21 @@ class WorkerChannel:
     """
 
     def __init__(self, fd: int, lock: Any) -> None:
+        self._sock = socket.socket(fileno=fd)
+        self._sock.setblocking(False)
         self._fd = fd
         self._lock = lock
-        self._buffer = FrameBuffer()
+        self._reader = FrameReader(self._sock)
         self._ready: list[tuple[int, bytes]] = []
-        os.set_blocking(fd, False)
 
-    def send(self, kind: int, *parts: bytes | bytearray | memoryview) -> None:
+    def send(self, kind: int, *parts: bytes) -> None:
         """Write one frame, whole, however long the parent takes to read it."""
-        data: bytes | memoryview = frame(kind, *parts)
+        data = frame(kind, *parts)
         with self._lock:
             try:
                 sent = os.write(self._fd, data)
             except BlockingIOError:
                 sent = 0
-
             if sent < len(data):
                 self._send_rest(memoryview(data)[sent:])
 
@@ -161,53 +191,29 @@ class WorkerChannel:
         ChannelClosedError
             The parent is gone.
         """
-        while not self._ready:
-            data = spin_read(self._fd, SPIN_SECONDS)
-            if data is None:
-                wait_for_descriptor(self._fd)
+        ready = self._ready
+        while not ready:
+            try:
+                ready += self._reader.read()
+            except BlockingIOError:
+                self._wait()
+        return ready.pop(0)
+
+    def _wait(self) -> None:
+        """Sleep until there is something to read, after looking again for a moment."""
+        deadline = time.perf_counter() + SPIN_SECONDS
+        while not self._ready and time.perf_counter() < deadline:
+            os.sched_yield()  # others may need this processor, the other side of the channel first of all
+            try:
+                self._ready += self._reader.read()
+            except BlockingIOError:
                 continue
-
-            if not data:
-                raise ChannelClosedError("the parent is gone")
-
-            self._buffer.feed(data)
-            self._ready = list(self._buffer.frames())
-            self._ready.reverse()
-
-        return self._ready.pop()
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether the next frame is already here."""
-        return bool(self._ready)
+        if not self._ready:
+            wait_for_descriptor(self._fd)
 
 
-def spin_read(fd: int, seconds: float, _now: Callable[[], float] = time.perf_counter) -> bytes | None:
-    """Read `fd`, looking again for `seconds` before giving up with None; b"" is the end of the channel."""
-    try:
-        return os.read(fd, _READ_SIZE)
-    except BlockingIOError:
-        pass
-    except ConnectionResetError:
-        return b""
-
-    deadline = _now() + seconds
-    while _now() < deadline:
-        # Others may need this processor, the other side of the channel first of all.
-        os.sched_yield()
-        try:
-            return os.read(fd, _READ_SIZE)
-        except BlockingIOError:
-            continue
-        except ConnectionResetError:
-            return b""
-    return None
-
-
-def wait_for_descriptor(fd: int, *, for_writing: bool = False, timeout: float | None = None) -> None:
-    """Sleep until `fd` can be read (or written), its other side is gone, or `timeout` seconds have passed."""
-    import select  # noqa: PLC0415 - not needed by every reader of this module
-
+def wait_for_descriptor(fd: int, *, for_writing: bool = False) -> None:
+    """Sleep until `fd` can be read (or written), or its other side is gone."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT if for_writing else select.POLLIN)
-    poll.poll(None if timeout is None else timeout * 1000)
+    poll.poll()

@@ -139,7 +139,9 @@ def open_nursery(settings: dict[str, Any], timeout: float | None) -> PoolNursery
 def _make_nursery(start_method: str) -> PoolNursery:
     ours, theirs = socket.socketpair()
     try:
-        pid = _fork_nursery(ours, theirs) if start_method == "fork" else _root.ask_for_nursery(theirs)
+        pid = _fork_nursery(ours, theirs) if start_method == "fork" else None
+        if pid is None:
+            _root.ask_for_nursery(theirs)
     except BaseException:
         ours.close()
         raise
@@ -215,7 +217,7 @@ class _Root:
 
 def interpreter() -> list[str]:
     """Return the command of this interpreter, with the options it was started with."""
-    return [sys.executable, *subprocess._args_from_interpreter_flags()]
+    return [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
 
 
 _root = _Root()

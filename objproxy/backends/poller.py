@@ -13,7 +13,9 @@ from objproxy._worker.wire import SPIN_SECONDS
 #: After a sleep longer than this, looking again before sleeping is not worth the processor's time.
 _SPIN_PAYS_SECONDS = 300e-6
 
-READABLE, WRITABLE = 1, 2
+#: What a descriptor is ready for, in epoll's own bits; every other bit (error, hang-up) is found out by reading.
+WRITABLE = 4
+_READABLE = 1
 
 
 class Poller:
@@ -71,14 +73,10 @@ class Poller:
 
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         if self._epoll is not None:
-            # Both flags of epoll that mean trouble (error, hang-up) are found by reading.
-            return [
-                (fd, (READABLE if mask & ~select.EPOLLOUT else 0) | (WRITABLE if mask & select.EPOLLOUT else 0))
-                for fd, mask in self._epoll.poll(timeout)
-            ]
+            return self._epoll.poll(timeout)
         assert self._selector is not None
         return [
-            (key.fd, (READABLE if mask & selectors.EVENT_READ else 0) | (WRITABLE if mask & selectors.EVENT_WRITE else 0))
+            (key.fd, (_READABLE if mask & selectors.EVENT_READ else 0) | (WRITABLE if mask & selectors.EVENT_WRITE else 0))
             for key, mask in self._selector.select(timeout)
         ]
 

@@ -40,18 +40,15 @@ from objproxy._worker.outcome import decode_error
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery
-from objproxy.backends.poller import READABLE, WRITABLE, Poller
+from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import decode_segments
 from objproxy.errors import WorkerInitError
-
-_READ_SIZE = 1 << 18
 
 
 class _Link:
     """The parent's end of one worker."""
 
     __slots__ = (
-        "buffer",
         "detail",
         "fd",
         "generation",
@@ -61,6 +58,7 @@ class _Link:
         "method",
         "outgoing",
         "pid",
+        "reader",
         "received",
         "sent",
         "sock",
@@ -68,13 +66,21 @@ class _Link:
         "worker_id",
     )
 
-    def __init__(self, worker_id: int, generation: int, sock: socket.socket, journal: journals.Journal, now: float) -> None:
+    def __init__(
+        self,
+        worker_id: int,
+        generation: int,
+        sock: socket.socket,
+        reader: wire.FrameReader,
+        journal: journals.Journal,
+        now: float,
+    ) -> None:
         self.worker_id = worker_id
         self.generation = generation
         self.sock = sock
         self.fd = sock.fileno()
         self.journal = journal
-        self.buffer = wire.FrameBuffer()
+        self.reader = reader
         self.outgoing: deque[memoryview] = deque()  # what the channel had no room for
         self.sent: deque[tuple[int, str]] = deque()  # batches not answered in full: (seq, method)
         self.received = 0  # items of the oldest of them that have arrived
@@ -97,6 +103,7 @@ class ProcessBackend:
         self._links: dict[int, _Link] = {}
         self._by_fd: dict[int, _Link] = {}
         self._events: list[m.Event] = []
+        self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._poller = Poller()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -140,7 +147,8 @@ class ProcessBackend:
         journal_fd = journals.create()
         try:
             ours.setblocking(False)
-            link = _Link(worker_id, generation, ours, journals.Journal(journal_fd), self.now())
+            reader = wire.FrameReader(ours, self._space)
+            link = _Link(worker_id, generation, ours, reader, journals.Journal(journal_fd), self.now())
             nursery.start_worker(worker_id, generation, theirs.fileno(), journal_fd)
         except NurseryLostError:
             pass  # its end is in the poller, and will be told as the end of every worker
@@ -185,7 +193,7 @@ class ProcessBackend:
             if link is not None:
                 if mask & WRITABLE:
                     self._write_more(link)
-                if mask & READABLE:
+                if mask != WRITABLE:
                     self._read(link)
             elif fd == self._wake_read:
                 with contextlib.suppress(BlockingIOError):
@@ -269,18 +277,17 @@ class ProcessBackend:
     def _read(self, link: _Link) -> bool:
         """Read what is there and take the frames in; False when nothing more will come."""
         try:
-            data = os.read(link.fd, _READ_SIZE)
+            for kind, body in link.reader.read():
+                if kind == wire.REPLY:
+                    self._handle_reply(link, body)
+                else:
+                    self._handle_frame(link, kind, body)
         except BlockingIOError:
             return False
-        except OSError:
-            data = b""
-        if not data:
+        except wire.ChannelClosedError as exc:
+            link.detail = str(exc) if "protocol" in str(exc) else link.detail
             self._end_of_channel(link)
             return False
-        try:
-            link.buffer.feed(data)
-            for kind, body in link.buffer.frames():
-                self._handle_frame(link, kind, body)
         except Exception as exc:  # damaged bytes: whatever they do to the decoder, the worker cannot be trusted any more
             link.detail = f"What it sent could not be understood ({type(exc).__name__}: {exc})"
             self._end_of_channel(link)
@@ -298,9 +305,7 @@ class ProcessBackend:
             self._nursery.signal_worker(link.worker_id, link.generation, signal.SIGKILL)
 
     def _handle_frame(self, link: _Link, kind: int, body: bytes) -> None:
-        if kind == wire.REPLY:
-            self._handle_reply(link, body)
-        elif kind == wire.READY:
+        if kind == wire.READY:
             ready: Ready = pickle.loads(body)
             seconds = self.now() - link.started_at
             link.pid = ready.pid
@@ -317,8 +322,8 @@ class ProcessBackend:
 
     def _handle_reply(self, link: _Link, body: bytes) -> None:
         seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
-        method = link.sent[0][1] if link.sent else ""
-        outcomes, failed = decode_segments(memoryview(body)[wire.REPLY_HEAD.size :], link.worker_id, method)
+        method = link.sent[0][1]
+        outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method)
         if is_last:
             link.sent.popleft()
             link.received = 0
@@ -384,7 +389,7 @@ class ProcessBackend:
         if found is None:
             return died
         segment, running = found
-        outcomes, failed = ((), ()) if segment is None else decode_segments(segment.packed(), link.worker_id, method)
+        outcomes, failed = ((), ()) if segment is None else decode_segments(segment.packed(), 0, link.worker_id, method)
         return died._replace(recovered=outcomes, failed=failed, running=running, started_seq=seq)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import pickle
 import pickletools
 from array import array
@@ -15,27 +14,30 @@ from objproxy._worker.outcome import Failure, decode_error
 from objproxy.errors import ResultPickleError
 
 
-def decode_segments(data: memoryview, worker_id: int, method: str) -> tuple[Sequence[Any], list[int]]:
-    """Return the outcomes in `data`, and the offsets of those that are a `Failure`.
+def decode_segments(body: bytes, at: int, worker_id: int, method: str) -> tuple[Sequence[Any], Sequence[int]]:
+    """Return the outcomes in `body` from `at` on, and the offsets of those that are a `Failure`.
 
     Numbers of one type come back as an ``array.array``, which costs nothing to make and little to stack.
     """
-    pieces: list[Sequence[Any]] = []
-    failed: list[int] = []
-    n_items = at = 0
-    while at < len(data):
-        lane, count, nbytes = wire.SEGMENT_HEAD.unpack_from(data, at)
-        at += wire.SEGMENT_HEAD.size
-        outcomes = _decode(lane, count, data[at : at + nbytes], worker_id, method)
-        at += nbytes
-        if lane in (wire.PICKLES, wire.ERRORS):
-            failed += [n_items + i for i, outcome in enumerate(outcomes) if type(outcome) is Failure]
-        n_items += count
-        if count:
-            pieces.append(outcomes)
-    if len(pieces) == 1:
-        return pieces[0], failed
-    return list(itertools.chain.from_iterable(pieces)), failed
+    view = memoryview(body)
+    lane, count, nbytes = wire.SEGMENT_HEAD.unpack_from(body, at)
+    begin = at + wire.SEGMENT_HEAD.size
+    if begin + nbytes == len(body):  # one segment, as nearly always
+        outcomes = _decode(lane, count, view[begin:], worker_id, method)
+        return outcomes, _failed(lane, outcomes)
+
+    pieces: list[Any] = []
+    while at < len(body):
+        lane, count, nbytes = wire.SEGMENT_HEAD.unpack_from(body, at)
+        at += wire.SEGMENT_HEAD.size + nbytes
+        pieces += _decode(lane, count, view[at - nbytes : at], worker_id, method)
+    return pieces, _failed(wire.PICKLES, pieces)
+
+
+def _failed(lane: int, outcomes: Sequence[Any]) -> Sequence[int]:
+    if lane not in (wire.PICKLES, wire.ERRORS):
+        return ()
+    return [offset for offset, outcome in enumerate(outcomes) if type(outcome) is Failure]
 
 
 def _decode(lane: int, count: int, data: memoryview, worker_id: int, method: str) -> Sequence[Any]:
