@@ -19,6 +19,7 @@ Why a process between the program and its workers:
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -151,6 +152,9 @@ class Nursery:
             pass
         if settings["preload"] is not None:
             _load(settings["preload"], settings["modules"])
+        # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
+        gc.collect()
+        gc.freeze()
         # A forked copy of a process with threads may hang on a lock that one of them held.
         send_message(self._control, ("configured", len(sys._current_frames()) == 1))
 
