@@ -29,13 +29,16 @@ from typing import Any
 
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
-from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.messages import Batch
 from objproxy._engine.state import PoolState
 from objproxy.backends.base import Backend
 from objproxy.errors import ArgumentPickleError, PoolBrokenError, PoolClosedError
 
 #: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
 _PUMP_LINGER_SECONDS = 0.5
+
+#: Killed workers are gone within milliseconds; this is for those that the kernel cannot end.
+_KILL_SECONDS = 10.0
 
 
 class Driver:
@@ -57,6 +60,7 @@ class Driver:
         self._leading = threading.Lock()
         self._sleepers: list[threading.Lock] = []
         self._resolved: list[tuple[Any, Any]] = []  # futures and their outcomes, set outside of the lock
+        self._unsent: list[m.SendFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
         self._pump: threading.Thread | None = None
         self._pump_wanted = threading.Event()
@@ -71,9 +75,9 @@ class Driver:
         WorkerInitError
             One of them failed; every worker is gone.
         """
-        with self._lock:
-            self._perform(self.state.begin(self.backend.now()))
         try:
+            with self._lock:
+                self._perform(self.state.begin(self.backend.now()))
             self.wait_until(lambda: self.state.phase in ("open", "closed"))
         except BaseException:
             self.kill(PoolClosedError("the pool was interrupted while it was being made"))
@@ -117,21 +121,29 @@ class Driver:
 
     def wait_for(self, call: Call, deadline: float | None = None) -> bool:
         """Wait until something has arrived for `call`; False if the deadline came first."""
+        self._background.discard(call)  # its caller is here again
         return self.wait_until(lambda: bool(call.inbox) or not call.outstanding, deadline, call)
 
     def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None, call: Call | None = None) -> bool:
         """Turn the engine, or sleep while another thread does, until ``is_true()``; False if the deadline came first."""
-        while not is_true():
-            if self._leading.acquire(blocking=False):
-                try:
-                    while not is_true():
-                        if not self._turn(deadline):
-                            return False
-                finally:
-                    self._pass_lead_on()
-            elif not self._sleep(is_true, deadline, call):
-                return False
-        return True
+        has_slept = False
+        try:
+            while not is_true():
+                if self._leading.acquire(blocking=False):
+                    try:
+                        while not is_true():
+                            if not self._turn(deadline):
+                                return False
+                    finally:
+                        self._pass_lead_on()
+                else:
+                    has_slept = True
+                    if not self._sleep(is_true, deadline, call):
+                        return False
+            return True
+        finally:
+            if has_slept:
+                self._wake_successor()
 
     def cancel(self, call: Call, *, and_running: bool = False) -> None:
         """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
@@ -192,7 +204,8 @@ class Driver:
             self._feed(m.KillAsked(error))
         self._resolve()
         self.backend.wake()
-        self.wait_until(lambda: self.state.phase == "closed")
+        # A worker that the kernel cannot end (it waits for a disk, say) must not hold the caller; the back end forgets it.
+        self.wait_until(lambda: self.state.phase == "closed", self.backend.now() + _KILL_SECONDS)
         self.backend.close()
 
     def abandon(self) -> None:
@@ -203,18 +216,18 @@ class Driver:
 
     def _turn(self, deadline: float | None) -> bool:
         """Wait for events once and take them in; False if `deadline` has passed. Only the leader calls this."""
-        timeout = self._seconds_until(deadline)
-        events = self.backend.wait(timeout)
         try:
+            events = self.backend.wait(self._seconds_until(deadline))
+        except Exception as exc:  # a defect, of the back end or of a log handler: say so to everybody who waits
             with self._lock:
-                for event in events:
-                    self._feed(event)
-                next_timer = self.state.next_deadline()
-                if next_timer is not None and next_timer <= self.backend.now():
-                    self._feed(m.Ticked())
-        except BaseException as exc:
-            self._break(exc)
+                self._break(exc)
             raise
+        with self._lock:
+            for event in events:
+                self._feed(event)
+            next_timer = self.state.next_deadline()
+            if next_timer is not None and next_timer <= self.backend.now():
+                self._feed(m.Ticked())
         self._resolve()
         return bool(events) or deadline is None or self.backend.now() < deadline
 
@@ -224,8 +237,17 @@ class Driver:
         return max(0.0, min(moments) - self.backend.now()) if moments else None
 
     def _feed(self, event: m.Event) -> None:
-        """Take one event in; `_lock` is held."""
-        self._perform(self.state.handle(event, self.backend.now()))
+        """Take one event in; `_lock` is held.
+
+        An exception in here, an interrupt (Ctrl-C) among them, leaves the rules half applied: the pool is broken then.
+        """
+        try:
+            self._perform(self.state.handle(event, self.backend.now()))
+            while self._unsent:  # one after another: each may lead to the next
+                self._perform(self.state.handle(self._unsent.pop(0), self.backend.now()))
+        except BaseException as exc:
+            self._break(exc)
+            raise
 
     def _perform(self, actions: Sequence[m.Action]) -> None:
         for action in actions:
@@ -248,16 +270,10 @@ class Driver:
             try:
                 payload.data = self.backend.encode(payload.operation)
             except Exception as exc:
-                self._feed_back(action, exc)
+                error = ArgumentPickleError(batch.rules.method, "", str(exc), batch.start)
+                self._unsent.append(m.SendFailed(action.worker_id, batch.seq, error))
                 return
         self.backend.send(action.worker_id, batch)
-
-    def _feed_back(self, action: m.Send, exc: Exception) -> None:
-        batch, record = action.batch, self.state.workers[action.worker_id]
-        failures = [
-            Failure(ArgumentPickleError(batch.rules.method, "", str(exc), batch.start + i)) for i in range(batch.count)
-        ]
-        self._feed(m.Replied(action.worker_id, record.generation, batch.seq, failures, range(batch.count), True, 0.0))
 
     def _deliver(self, action: m.Deliver) -> None:
         call = action.rules
@@ -283,16 +299,14 @@ class Driver:
             future.settle(outcome)
 
     def _break(self, exc: BaseException) -> None:
-        """The engine itself failed, in whatever way: everybody is told, every worker is ended."""
-        with self._lock:
-            for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
-                try:
-                    self._perform([action])
-                except Exception:
-                    logging.getLogger("objproxy").exception("while ending a broken pool")
-            for sleeper in self._sleepers:
-                _wake(sleeper)
-        self._resolve()
+        """The engine itself failed, in whatever way: everybody is told, every worker is ended. `_lock` is held."""
+        for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
+            try:
+                self._perform([action])
+            except Exception:
+                logging.getLogger("objproxy").exception("while ending a broken pool")
+        for sleeper in self._sleepers:
+            _wake(sleeper)
 
     # ---- waiting --------------------------------------------------------------------------------------------------------
 
@@ -322,13 +336,21 @@ class Driver:
 
     def _pass_lead_on(self) -> None:
         self._leading.release()
+        self._wake_successor()
+
+    def _wake_successor(self) -> None:
+        """See that somebody leads, if anybody waits.
+
+        Who is woken may find that it has what it waited for, and go without leading. So whoever goes after a sleep calls this
+        again, after it has left the list; and whoever lets the lead go calls it after letting go. Between the two, the last of
+        them finds the lead free and wakes one of those who are still in the list.
+        """
+        if self._leading.locked():
+            return
         with self._lock:
-            if self.state.phase == "open":
-                for sleeper in self._sleepers[:1]:
-                    _wake(sleeper)
-            else:  # somebody may be waiting for the phase itself
-                for sleeper in self._sleepers:
-                    _wake(sleeper)
+            # Where the pool has ended, or is about to, somebody may be waiting for just that.
+            for sleeper in self._sleepers[:1] if self.state.phase == "open" else self._sleepers:
+                _wake(sleeper)
 
     def _call_pump(self) -> None:
         """See that the pump runs."""

@@ -188,20 +188,31 @@ class ProcessBackend:
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
-        for fd, mask in self._poller.wait(timeout):
-            link = self._by_fd.get(fd)
-            if link is not None:
-                if mask & WRITABLE:
-                    self._write_more(link)
-                if mask != WRITABLE:
-                    self._read(link)
-            elif fd == self._wake_read:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fd, 4096)
-            elif self._nursery is not None and fd == self._nursery.fileno():
-                self._hear_nursery(self._nursery)
+        ready = self._poller.wait(timeout)  # an interrupt (Ctrl-C) in here does no harm
+        try:
+            for fd, mask in ready:
+                self._serve_descriptor(fd, mask)
+        except BaseException:
+            # Something may have been read and not taken in. Nobody can tell what, so nothing of a busy worker is believed.
+            for link in self._links.values():
+                if link.sent:
+                    self._kill(link)
+            raise
         events, self._events = self._events, []
         return events
+
+    def _serve_descriptor(self, fd: int, mask: int) -> None:
+        link = self._by_fd.get(fd)
+        if link is not None:
+            if mask & WRITABLE:
+                self._write_more(link)
+            if mask != WRITABLE:
+                self._read(link)
+        elif fd == self._wake_read:
+            with contextlib.suppress(BlockingIOError):
+                os.read(fd, 4096)
+        elif self._nursery is not None and fd == self._nursery.fileno():
+            self._hear_nursery(self._nursery)
 
     def wake(self) -> None:
         """Make `wait` return."""

@@ -1,0 +1,423 @@
+"""Workers that do not exist: they take virtual time, and die, stall and fall silent as a seed says.
+
+For tests of the engine. Nothing runs but the clock of the simulation, so a thousand workers and their deaths cost
+milliseconds, and the same seed gives the same story again. The items of a batch are played through when it begins: how
+long each takes, and whether one of them raises, kills its worker or never ends. When a worker is killed before the end
+of the story, the story is cut at that moment. What a worker has done and not sent is in its journal, as with processes;
+so the one item whose fate is unknown is the one that ran.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import heapq
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from objproxy._engine import messages as m
+from objproxy._engine.messages import Batch, Failure
+from objproxy._worker.wire import Operation
+from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.errors import WorkerInitError
+
+_NEVER = float("inf")
+
+#: Exit code of a simulated crash: that of SIGSEGV.
+_CRASHED = -11
+_KILLED = -9
+
+
+@dataclasses.dataclass(frozen=True)
+class Fate:
+    """How long things take, in virtual seconds, and how often they go wrong.
+
+    Attributes
+    ----------
+    item_seconds, constructor_seconds, exit_seconds : float
+        Means; each is drawn from an exponential distribution.
+    kill_seconds : float
+        Until a killed worker is gone.
+    raises : float
+        Share of the items that end with ``ValueError``.
+    dies : float
+        Share of the items that kill their worker while they run.
+    dies_before : float
+        Share of the batches that never begin, because their worker dies when it has received them.
+    dies_between : float
+        Share of the items after which the worker dies, before the next one begins and before the answer is sent.
+    dies_idle : float
+        Share of the batches after whose answer the worker dies, having nothing to do.
+    stalls : float
+        Share of the items that never end.
+    loses_journal : float
+        Share of the deaths that take the results with them that were not sent.
+    constructor_raises, constructor_dies, constructor_stalls : float
+        Shares of the constructors that do so, those of the first generation left out if `spares_first`.
+    spares_first : bool
+        Whether every worker comes up once.
+    answers_in_parts : float
+        Share of the batches that are answered in two parts.
+    answers_late : float
+        Share of the killed workers from which an answer still arrives.
+    """
+
+    item_seconds: float = 0.01
+    constructor_seconds: float = 0.05
+    exit_seconds: float = 0.01
+    kill_seconds: float = 0.002
+    raises: float = 0.0
+    dies: float = 0.0
+    dies_before: float = 0.0
+    dies_between: float = 0.0
+    dies_idle: float = 0.0
+    stalls: float = 0.0
+    loses_journal: float = 0.0
+    constructor_raises: float = 0.0
+    constructor_dies: float = 0.0
+    constructor_stalls: float = 0.0
+    spares_first: bool = True
+    answers_in_parts: float = 0.0
+    answers_late: float = 0.0
+
+
+class DeadlockError(AssertionError):
+    """Somebody waits without a limit, and nothing will ever happen."""
+
+
+class _Story:
+    """What one batch does on one worker.
+
+    Attributes
+    ----------
+    begins : list of float
+        When each item begins, as far as the story goes.
+    outcomes : list
+        What the items give that end.
+    end : float
+        When the story ends: with the answer, or with the worker; never, if an item stalls.
+    is_death : bool
+        Whether it ends with the worker.
+    n_sent : int
+        Outcomes that were sent already.
+    """
+
+    __slots__ = ("batch", "begins", "end", "is_death", "n_sent", "outcomes")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.begins: list[float] = []
+        self.outcomes: list[Any] = []
+        self.end = 0.0
+        self.is_death = False
+        self.n_sent = 0
+
+
+class _Worker:
+    """One worker of the simulation."""
+
+    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_up", "sent", "story", "worker_id")
+
+    def __init__(self, worker_id: int, generation: int) -> None:
+        self.worker_id = worker_id
+        self.generation = generation
+        self.info = WorkerInfo()
+        self.sent: deque[Batch] = deque()  # received and not begun
+        self.story: _Story | None = None
+        self.is_up = False
+        self.is_ending = False
+        self.is_killed = False
+
+
+class SimulatedBackend:
+    """Plays workers in virtual time.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed and the same calls give the same story.
+    fate : Fate
+        How long things take and how often they go wrong.
+    run : callable
+        ``run(*arguments)`` gives the value of an item.
+
+    Attributes
+    ----------
+    executions : dict of Rules to Counter
+        How often each item of each call has begun to run.
+    n_deaths : int
+        Workers that died by themselves.
+    """
+
+    name = "simulated"
+    capabilities = Capabilities(can_kill=True, crosses_processes=False, binds_devices=False)
+
+    def __init__(self, seed: int = 0, fate: Fate | None = None, run: Callable[..., Any] = lambda x: x + 1) -> None:
+        self.executions: dict[Any, Counter[int]] = {}
+        self.n_deaths = 0
+        self._random = random.Random(seed)
+        self._fate = fate or Fate()
+        self._run = run
+        self._time = 0.0
+        self._future: list[tuple[float, int, Callable[[], None]]] = []  # a heap
+        self._n_planned = 0
+        self._events: list[m.Event] = []
+        self._is_woken = False
+        self._workers: dict[int, _Worker] = {}
+
+    # ---- the protocol ------------------------------------------------------------------------------------------------
+
+    def open(self, context: PoolContext) -> None:
+        """There is nothing to build."""
+
+    def now(self) -> float:
+        """Return the virtual time."""
+        return self._time
+
+    def encode(self, operation: Operation) -> Any:
+        """Pass by reference."""
+        return operation
+
+    def start(self, worker_id: int, generation: int) -> None:
+        """Let a constructor begin."""
+        worker = self._workers[worker_id] = _Worker(worker_id, generation)
+        fate, seconds = self._fate, self._draw(self._fate.constructor_seconds)
+        is_spared = fate.spares_first and generation == 0
+        if not is_spared and self._happens(fate.constructor_stalls):
+            return
+        if not is_spared and self._happens(fate.constructor_raises):
+            self._plan(seconds, lambda: self._fail_init(worker))
+        elif not is_spared and self._happens(fate.constructor_dies):
+            self._plan(seconds, lambda: self._crash(worker))
+        else:
+            self._plan(seconds, lambda: self._come_up(worker, seconds))
+
+    def send(self, worker_id: int, batch: Batch) -> None:
+        """Let a worker receive a batch."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and not worker.is_killed:
+            worker.sent.append(batch)
+            if worker.is_up and worker.story is None:
+                self._begin_next(worker)
+
+    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
+        """Ask a worker to end, or kill it."""
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.generation != generation or worker.is_killed:
+            return
+        if is_polite:
+            worker.is_ending = True
+            if worker.is_up and worker.story is None:
+                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+        else:
+            worker.is_killed = True
+            self._plan(self._fate.kill_seconds, lambda: self._bury(worker, _KILLED))
+            if self._happens(self._fate.answers_late):
+                self._answer_late(worker)
+
+    def wait(self, timeout: float | None) -> Sequence[m.Event]:
+        """Move the clock to the next event, or by `timeout`."""
+        limit = _NEVER if timeout is None else self._time + timeout
+        while not self._events and not self._is_woken and self._future and self._future[0][0] <= limit:
+            self._time, _, happen = heapq.heappop(self._future)
+            happen()
+        if not self._events and not self._is_woken:
+            if limit == _NEVER:
+                raise DeadlockError("nothing will ever happen, and somebody waits for it")
+            self._time = limit
+        self._is_woken = False
+        events, self._events = self._events, []
+        return events
+
+    def wake(self) -> None:
+        """Make `wait` return."""
+        self._is_woken = True
+
+    def info(self, worker_id: int) -> WorkerInfo:
+        """Return how long a worker took to come up."""
+        worker = self._workers.get(worker_id)
+        return worker.info if worker is not None else WorkerInfo()
+
+    def close(self) -> None:
+        """Forget the workers."""
+        self._workers.clear()
+        self._future.clear()
+
+    def abandon(self) -> None:
+        """Forget the copy that a forked child has."""
+        self.close()
+
+    # ---- for stories told by a test ----------------------------------------------------------------------------------
+
+    def crash(self, worker_id: int) -> None:
+        """Let a worker die now, whatever it does."""
+        self._crash(self._workers[worker_id])
+
+    # ---- constructors and ends ---------------------------------------------------------------------------------------
+
+    def _is_alive(self, worker: _Worker) -> bool:
+        return self._workers.get(worker.worker_id) is worker
+
+    def _come_up(self, worker: _Worker, seconds: float) -> None:
+        if self._is_alive(worker) and not worker.is_killed:
+            worker.is_up = True
+            worker.info = WorkerInfo(None, 0.0, seconds)
+            self._tell(m.Ready(worker.worker_id, worker.generation))
+            self._begin_next(worker)
+
+    def _fail_init(self, worker: _Worker) -> None:
+        if self._is_alive(worker) and not worker.is_killed:
+            error = WorkerInitError(worker.worker_id, "its constructor raised ValueError: so the seed says")
+            self._tell(m.InitFailed(worker.worker_id, worker.generation, error))
+            self._bury(worker, 1)
+
+    def _finish(self, worker: _Worker) -> None:
+        if self._is_alive(worker) and not worker.is_killed:
+            self._bury(worker, 0)
+
+    def _crash(self, worker: _Worker) -> None:
+        if self._is_alive(worker) and not worker.is_killed:
+            self.n_deaths += 1
+            self._bury(worker, _CRASHED)
+
+    def _bury(self, worker: _Worker, exitcode: int) -> None:
+        """Tell that a worker is gone, and what its journal says."""
+        if not self._is_alive(worker):
+            return
+        del self._workers[worker.worker_id]
+        died = m.Died(worker.worker_id, worker.generation, exitcode)
+        story = worker.story
+        if story is not None:
+            n_begun = self._count_begun(story)
+            n_done = min(len(story.outcomes), n_begun - (n_begun > 0 and self._is_inside(story, n_begun)))
+            n_kept = story.n_sent if self._happens(self._fate.loses_journal) else n_done
+            outcomes = story.outcomes[story.n_sent : n_kept]
+            died = died._replace(
+                started_seq=story.batch.seq,
+                recovered=outcomes,
+                failed=_failed(outcomes),
+                running=n_begun - 1 if n_begun > n_kept else None,
+            )
+        self._tell(died)
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def _begin_next(self, worker: _Worker) -> None:
+        """Begin with the next batch, or with the end, if there is nothing else to do."""
+        worker.story = None
+        if worker.is_killed or not worker.sent:
+            if worker.is_ending and not worker.is_killed:
+                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+            return
+        if self._happens(self._fate.dies_before):
+            self._plan(0.0, lambda: self._crash(worker))
+            return
+        story = worker.story = self._tell_story(worker.sent.popleft())
+        if story.end < _NEVER:
+            self._plan(story.end - self._time, lambda: self._end_story(worker, story))
+        if len(story.outcomes) > 1 and self._happens(self._fate.answers_in_parts):
+            n_items = self._random.randrange(1, len(story.outcomes))
+            self._plan(story.begins[n_items] - self._time, lambda: self._answer_part(worker, story, n_items))
+
+    def _tell_story(self, batch: Batch) -> _Story:
+        """Play the items of a batch through."""
+        story, fate, time = _Story(batch), self._fate, self._time
+        operation: Operation = batch.payload.data if batch.payload.data is not None else batch.payload.operation
+        story.end = _NEVER
+        for offset in range(batch.count):
+            story.begins.append(time)
+            if self._happens(fate.stalls):
+                return story
+            time += self._draw(fate.item_seconds)
+            if self._happens(fate.dies):
+                break
+            story.outcomes.append(self._outcome(operation, offset))
+            if self._happens(fate.dies_between):
+                break
+        else:
+            story.end = time
+            return story
+        story.is_death = True
+        story.end = time
+        return story
+
+    def _outcome(self, operation: Operation, offset: int) -> Any:
+        if self._happens(self._fate.raises):
+            return Failure(ValueError("so the seed says"))
+        if operation.verb == "map":
+            return self._run(*[column[offset] for column in operation.args])
+        return self._run(*operation.args)
+
+    def _end_story(self, worker: _Worker, story: _Story) -> None:
+        if not self._is_alive(worker) or worker.story is not story or worker.is_killed:
+            return
+        if story.is_death:
+            self._crash(worker)
+            return
+        self._count_begun(story)
+        self._answer(worker, story, len(story.outcomes), is_last=True)
+        if not worker.sent and self._happens(self._fate.dies_idle):
+            worker.story = None
+            self._plan(self._draw(self._fate.item_seconds), lambda: self._crash(worker))
+        else:
+            self._begin_next(worker)
+
+    def _answer_part(self, worker: _Worker, story: _Story, n_items: int) -> None:
+        if self._is_alive(worker) and worker.story is story and not worker.is_killed and story.n_sent < n_items:
+            self._answer(worker, story, n_items, is_last=False)
+
+    def _answer(self, worker: _Worker, story: _Story, stop: int, *, is_last: bool) -> None:
+        outcomes = story.outcomes[story.n_sent : stop]
+        story.n_sent = stop
+        seconds = self._time - story.begins[0]
+        self._tell(
+            m.Replied(
+                worker.worker_id, worker.generation, story.batch.seq, outcomes, _failed(outcomes), is_last, seconds
+            )
+        )
+
+    def _answer_late(self, worker: _Worker) -> None:
+        """Let an answer arrive that was on its way already when its worker was killed."""
+        story = worker.story
+        if story is not None and len(story.outcomes) == story.batch.count:
+            story.begins = [min(begin, self._time) for begin in story.begins]
+            self._count_begun(story)
+            self._answer(worker, story, len(story.outcomes), is_last=True)
+            worker.story = None
+
+    def _count_begun(self, story: _Story) -> int:
+        """Count what has begun, once for each story; return how many items that are."""
+        n_begun = bisect.bisect_right(story.begins, self._time)
+        counter = self.executions.setdefault(story.batch.rules, Counter())
+        start = story.batch.start
+        for item in range(start, start + n_begun):
+            counter[item] += 1
+        return n_begun
+
+    def _is_inside(self, story: _Story, n_begun: int) -> bool:
+        """Whether the last item that has begun has not ended."""
+        if n_begun > len(story.outcomes):
+            return True
+        end = story.begins[n_begun] if n_begun < len(story.begins) else story.end
+        return self._time < end
+
+    # ---- chance and time ---------------------------------------------------------------------------------------------
+
+    def _happens(self, share: float) -> bool:
+        return share > 0.0 and self._random.random() < share
+
+    def _draw(self, mean: float) -> float:
+        return self._random.expovariate(1.0 / mean) if mean > 0.0 else 0.0
+
+    def _plan(self, seconds: float, happen: Callable[[], None]) -> None:
+        self._n_planned += 1
+        heapq.heappush(self._future, (self._time + seconds, self._n_planned, happen))
+
+    def _tell(self, event: m.Event) -> None:
+        self._events.append(event)
+
+
+def _failed(outcomes: Sequence[Any]) -> list[int]:
+    return [offset for offset, outcome in enumerate(outcomes) if type(outcome) is Failure]
