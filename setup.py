@@ -6,9 +6,20 @@ from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
 
+# mesa needs networkx to be imported at all, and asks for it in its extra alone.
+EXAMPLES = ["matplotlib>=3.8", "mesa[network]>=3.3,<4", "scikit-learn>=1.4"]
+
 EXTRAS = {
-    "test": ["hypothesis>=6.100", "mypy>=1.13", "psutil>=5.9", "pytest>=9", "ruff>=0.8", "threadpoolctl>=3.5"],
-    "examples": ["matplotlib>=3.8", "mesa>=3.0", "pandas>=2.1", "scikit-learn>=1.4"],
+    "test": [
+        "hypothesis>=6.100",
+        "mypy>=1.13",
+        "psutil>=5.9",
+        "pytest>=9",
+        "ruff>=0.8",
+        "threadpoolctl>=3.5",
+        *EXAMPLES,  # a test runs every example
+    ],
+    "examples": EXAMPLES,
     "bench": [
         "joblib>=1.4",
         "loky>=3.4",
@@ -18,6 +29,7 @@ EXTRAS = {
         "objectproxypool>=0.0.8",
         "pebble>=5.0",
         "psutil>=5.9",
+        "workercontext>=0.1.1",
     ],
     "progress": ["rich>=13"],
     "gpu": ["nvidia-ml-py>=12"],

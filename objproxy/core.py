@@ -6,12 +6,14 @@ import logging
 import os
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
-from objproxy._engine.messages import Failure
+from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
 from objproxy._engine.workers import WorkerRecord
@@ -55,6 +57,7 @@ class PoolCore:
         )
         self.driver = Driver(state, backend)
         self.verbs = Verbs(self.driver, explain_operation)
+        self._forgotten: deque[StreamHandle] = deque()  # generators that are to be ended in their workers
         self._finalizer = weakref.finalize(self, _end_forgotten, self.driver, recipe.name, os.getpid())
 
     def __repr__(self) -> str:
@@ -113,10 +116,11 @@ class PoolCore:
         """Wait until no worker is being replaced; False if `timeout` came first."""
         self.driver.check_usable()
         deadline = None if timeout is None else self.backend.now() + timeout
-        return self.driver.wait_until(lambda: not self._is_anyone("starting"), deadline)
+        self.driver.look()
+        return self.driver.wait_until(lambda: not self._is_anyone("starting", "ending", "gone"), deadline)
 
-    def _is_anyone(self, phase: str) -> bool:
-        return any(record.phase == phase for record in list(self.driver.state.workers.values()))
+    def _is_anyone(self, *phases: str) -> bool:
+        return any(record.phase in phases for record in list(self.driver.state.workers.values()))
 
     # ---- calls ----------------------------------------------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class PoolCore:
         """Submit one operation; return its future."""
         name = operation.name
 
-        def finish(outcome: Any) -> Any:
+        def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, name, worker_id)
 
         return self.verbs.future(operation, finish, options.policy, worker_id=worker_id)
@@ -138,6 +142,21 @@ class PoolCore:
     def settle_value(self, value: Any, name: str = "") -> Any:
         """Return a value; a handle to a generator becomes a stream."""
         return RemoteStream(self, value, name) if type(value) is StreamHandle else value
+
+    def forget_stream(self, handle: StreamHandle) -> None:
+        """End a generator that nobody holds any more, without waiting for it.
+
+        This is called when an object is deleted, which may happen anywhere: also in a thread that is in the state machine at
+        this moment. Then the generator is kept for the next time.
+        """
+        self._forgotten.append(handle)
+        while self._forgotten and not self.driver.is_locked:
+            try:
+                handle = self._forgotten.popleft()
+            except IndexError:  # another thread took it
+                return
+            payload = self.verbs.encode(Operation("drop", "close", (handle.stream_id, handle.generation), {}))
+            self.driver.submit([Batch(Call("close", is_task=False), 0, 1, payload, handle.worker_id)])
 
     def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
         """Return the results of a broadcast; or raise the error of the first worker that failed, which names the others."""
@@ -195,6 +214,7 @@ class PoolCore:
 
     def views(self) -> tuple[WorkerView, ...]:
         """Return one record for each worker."""
+        self.driver.look()
         return tuple(self._view(record) for record in _sorted_records(self.driver.state))
 
     def _view(self, record: WorkerRecord) -> WorkerView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,8 @@ from objproxy.results import shape_results
 from objproxy.signatures import MethodInfo
 
 if TYPE_CHECKING:
+    import asyncio
+
     from objproxy.core import PoolCore
 
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
@@ -186,9 +188,19 @@ class PoolMethod(_Method):
         """Run the method once for each item, lazily; results as they come."""
         return self._stream(args, kwargs, is_ordered=False)
 
+    def _check_is_free(self) -> None:
+        """Refuse what lazy verbs cannot keep: their items go to whichever worker is free."""
+        if self._core.is_dedicated or self._options.synchronize:
+            rule = "a dedicated pool" if self._core.is_dedicated else "synchronize=True"
+            raise ValueError(
+                f"lazy verbs hand each item to whichever worker is free, which {rule} forbids; "
+                f"use pool.{self._info.name}.map(...) or map_args=True"
+            )
+
     def _stream(self, args: Sequence[Any], kwargs: dict[str, Any], *, is_ordered: bool) -> ResultIterator:
         core, options = self._core, self._options
         core.driver.check_usable()
+        self._check_is_free()
         self._info.check(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
         run = core.verbs.run(
@@ -234,7 +246,7 @@ class PoolMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method once, on whichever instance is free, and await its result; cancelling the await cancels the call."""
-        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+        return await _awaitable(self.submit(*args, **kwargs))
 
     async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run the method once for each item, lazily, for ``async for``; results in the order of the items.
@@ -244,19 +256,30 @@ class PoolMethod(_Method):
         *args, **kwargs : iterable or async iterable
             As for `imap`.
         """
+        self._check_is_free()
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
-        pending: deque[asyncio.Future[Any]] = deque()
+        pending: deque[CallFuture] = deque()
         items = _zip_async(args, kwargs)
         try:
             async for item_args, item_kwargs in items:
-                pending.append(asyncio.wrap_future(self.submit(*item_args, **item_kwargs)))
-                if len(pending) >= limit:
-                    yield await pending.popleft()
+                pending.append(self.submit(*item_args, **item_kwargs))
+                if len(pending) >= limit and (result := await self._settle(pending.popleft())) is not SKIP:
+                    yield result
             while pending:
-                yield await pending.popleft()
+                if (result := await self._settle(pending.popleft())) is not SKIP:
+                    yield result
         finally:
             for future in pending:
-                future.cancel()
+                future.forget()  # as with imap(); to cancel what runs would cost the state of its workers
+
+    async def _settle(self, future: CallFuture) -> Any:
+        """Await one result; an error is raised, returned or skipped, as the options say."""
+        try:
+            return await _awaitable(future)
+        except Exception as exc:
+            if self._options.on_error == "raise":
+                raise
+            return exc if self._options.on_error == "return" else SKIP
 
 
 class InstanceMethod(_Method):
@@ -285,7 +308,7 @@ class InstanceMethod(_Method):
         """Run the method on this instance and return its result."""
         self._info.check(args, kwargs)
         outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
-        if type(outcome) is Failure and self._options.on_error != "raise":
+        if type(outcome) is Failure and self._options.on_error == "return":
             return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
         return self._core.settle_one(outcome, self._info.name, self._worker_id)
 
@@ -295,7 +318,7 @@ class InstanceMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""
-        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+        return await _awaitable(self.submit(*args, **kwargs))
 
 
 class RemoteStream(Iterator[Any]):
@@ -337,11 +360,23 @@ class RemoteStream(Iterator[Any]):
             operation = Operation("drop", self._name, (handle.stream_id, handle.generation), {})
             self._core.settle_one(self._core.verbs.one(handle.worker_id, operation, is_task=False), self._name, handle.worker_id)
 
+    def __del__(self) -> None:
+        if not getattr(self, "_is_ended", True):
+            self._is_ended = True
+            with contextlib.suppress(Exception):  # the pool is closed, or the interpreter is ending
+                self._core.forget_stream(self._handle)
+
     def __enter__(self) -> RemoteStream:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         self.close()
+
+
+def _awaitable(future: CallFuture) -> asyncio.Future[Any]:
+    import asyncio  # noqa: PLC0415 - 12 ms, and a program that can await has loaded it already
+
+    return asyncio.wrap_future(future)
 
 
 async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:

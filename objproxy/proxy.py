@@ -153,24 +153,32 @@ class ProxyPool(Generic[T]):
             threads_per_worker=threads_per_worker,
             **({"on_progress": on_progress} if on_progress is not None else {}),
         )
+        _check_seed(seed)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name={name!r}: expected a str")
         engine = backends.resolve(backend, separate_processes=separate_processes)
-        settings.check_for(engine.name, engine.capabilities)
-        resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
-        recipe = PoolRecipe(
-            ClassInfo(cls),
-            name=name or f"pool-{next(_pool_numbers)}",
-            devices=resolved,
-            n_workers=n_workers,
-            arguments=_arguments(init_args, init_kwargs, init_args_each, n_workers),
-            seed=seed,
-            cpu_ids=_check_pinning(cpu_ids, n_workers, engine),
-            n_threads=settings.n_threads(n_workers),
-            is_masked=engine.capabilities.binds_devices,
-            on_restart=on_restart,
-        )
-        if engine.capabilities.crosses_processes:
-            recipe.check()
-        _warn_of_hidden_names(recipe.info)
+        try:
+            settings.check_for(engine.name, engine.capabilities)
+            resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
+            _refuse_bare_fork(start_method, resolved)
+            recipe = PoolRecipe(
+                ClassInfo(cls),
+                name=name or f"pool-{next(_pool_numbers)}",
+                devices=resolved,
+                n_workers=n_workers,
+                arguments=_arguments(init_args, init_kwargs, init_args_each, n_workers),
+                seed=seed,
+                cpu_ids=_check_pinning(cpu_ids, n_workers, engine),
+                n_threads=settings.n_threads(n_workers),
+                is_masked=engine.capabilities.binds_devices,
+                on_restart=on_restart,
+            )
+            if engine.capabilities.crosses_processes:
+                recipe.check()
+            _warn_of_hidden_names(recipe.info)
+        except BaseException:
+            engine.close()  # it holds descriptors from the beginning
+            raise
         self.__dict__["_methods"] = {}
         self.__dict__["_instances"] = {}
         self.__dict__["_core"] = PoolCore(recipe, engine, settings)
@@ -219,6 +227,8 @@ class ProxyPool(Generic[T]):
             New number. Workers that go (those with the highest numbers) finish what they run and end politely; new ones are
             made as the first were.
         """
+        if n_workers is None:
+            raise TypeError("resize(None): expected the number of workers")
         check_count("n_workers", n_workers)
         self._core.resize(n_workers)
 
@@ -347,6 +357,7 @@ class Remote:
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
             raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        self.__dict__["_pool"]._methods.pop(name, None)
         write_attribute(self.__dict__["_pool"]._core, name, value)
 
     def __dir__(self) -> list[str]:
@@ -380,6 +391,7 @@ class Instance:
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
             raise AttributeError(f"underscored names are not forwarded: {name!r}")
+        self.__dict__.pop(name, None)  # it may have been a method until now
         core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
         core.settle_one(core.verbs.one(worker_id, Operation("set", name, (value,), {}), is_task=False), name, worker_id)
 
@@ -444,12 +456,23 @@ def _resolve_workers(
     return resolved, worker_count or len(resolved)
 
 
+def _refuse_bare_fork(start_method: str | None, devices: Sequence[Device | None]) -> None:
+    """A CUDA context does not survive a fork: every call into it fails, or hangs."""
+    if start_method == "fork" and any(device is not None for device in devices):
+        raise NotSupportedError(
+            "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
+            "leave start_method out, or give 'forkserver' or 'spawn'"
+        )
+
+
 def _arguments(
     init_args: Sequence[Any], init_kwargs: Mapping[str, Any] | None, each: Sequence[Any] | None, n_workers: int
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Return (args, kwargs) for each worker, or one entry that stands for all."""
     if isinstance(init_args, (str, bytes)) or not isinstance(init_args, Sequence):
         raise TypeError(f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)")
+    if init_kwargs is not None and not isinstance(init_kwargs, Mapping):
+        raise TypeError(f"init_kwargs={init_kwargs!r}: expected a dict of the constructor's keyword arguments")
     common, names = tuple(init_args), dict(init_kwargs or {})
     if each is None:
         return [(common, names)]
@@ -464,6 +487,16 @@ def _one_of_each(entry: Any, common: tuple[Any, ...], names: dict[str, Any]) -> 
     if isinstance(entry, (tuple, list)):
         return tuple(entry), names
     raise TypeError(f"init_args_each: expected a tuple or a dict for each worker, got {entry!r}")
+
+
+def _check_seed(seed: Any) -> None:
+    """Check that `seed` is None, or an int as `numpy.random.SeedSequence` takes it."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed={seed!r}: expected an int, or None for streams that nobody can repeat")
+    if seed < 0:
+        raise ValueError(f"seed={seed!r}: expected an int of at least 0")
 
 
 def _check_pinning(cpu_ids: Any, n_workers: int, engine: Any) -> tuple[tuple[int, ...], ...] | None:

@@ -59,7 +59,6 @@ def journal() -> Iterator[Journal]:
     fd = journals.create()
     made = Journal(fd)
     os.close(fd)
-    made.draw_mark()
     yield made
     made.close()
 
@@ -121,7 +120,6 @@ def test_wherever_a_worker_dies_only_the_running_item_is_lost(data: st.DataObjec
     fd = journals.create()
     journal = Journal(fd)
     os.close(fd)
-    journal.draw_mark()
     tape = Tape(n_frames)
     run_until_death(journal, tape, outcomes, last)
 

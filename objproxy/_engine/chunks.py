@@ -1,9 +1,10 @@
 """How many items go into the next message of a map. Pure.
 
-Chunks start at one item, because nothing is known of the method. Each answer tells how long its items took; the next chunks
-aim at a fixed time of work for a message, long against the 10 us that a message costs, short against the whole call. When the
-number of items is known, a chunk is at most a share of what is left, so that chunks shrink towards the end and the workers
-finish together: guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Comput. C-36 (1987) 1425).
+Chunks start at one item, because nothing is known of the method. Each answer tells how long its items took; the next
+chunks aim at a fixed time of work for a message, long against the 10 us that a message costs, short against the whole
+call. When the number of items is known, a chunk is at most a share of what is left, so that chunks shrink towards the
+end and the workers finish together: guided self-scheduling (Polychronopoulos and Kuck, IEEE Trans. Comput. C-36 (1987)
+1425).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class ChunkSizer:
     def observe(self, count: int, seconds: float) -> None:
         """Learn that `count` items took `seconds` of a worker.
 
-        Items count, not answers: the first answers are short, and slow, since caches are cold and modules are being loaded.
+        Items count, not answers: the first answers are short, and slow, since caches are cold and modules are being
+        loaded.
         """
         self._n_items = _MEMORY * self._n_items + count
         self._seconds = _MEMORY * self._seconds + seconds
@@ -89,8 +91,8 @@ class ChunkSizer:
     def _n_joined(self, chunksize: int, n_left: int | None) -> int:
         """Return how many chunks of a fixed size share a message.
 
-        A worker is sent chunks ahead while they are very short, so that it need not wait between them. Chunks that would lie
-        ahead of one worker anyway may as well travel together.
+        A worker is sent chunks ahead while they are very short, so that it need not wait between them. Chunks that
+        would lie ahead of one worker anyway may as well travel together.
         """
         if not (self._may_join and self._n_items):
             return 1

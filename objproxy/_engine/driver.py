@@ -58,8 +58,9 @@ class Driver:
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
         self._leading = threading.Lock()
+        self._leader: int | None = None  # the thread that holds it
         self._sleepers: list[threading.Lock] = []
-        self._resolved: list[tuple[Any, Any]] = []  # futures and their outcomes, set outside of the lock
+        self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
         self._unsent: list[m.SendFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
         self._pump: threading.Thread | None = None
@@ -130,12 +131,17 @@ class Driver:
         try:
             while not is_true():
                 if self._leading.acquire(blocking=False):
+                    self._leader = threading.get_ident()
                     try:
                         while not is_true():
                             if not self._turn(deadline):
                                 return False
                     finally:
                         self._pass_lead_on()
+                elif self._leader == threading.get_ident():
+                    # A callback of a future, called by this very thread while it leads, uses the pool.
+                    if not self._turn(deadline):
+                        return False
                 else:
                     has_slept = True
                     if not self._sleep(is_true, deadline, call):
@@ -144,6 +150,11 @@ class Driver:
         finally:
             if has_slept:
                 self._wake_successor()
+
+    def look(self) -> None:
+        """Take in what has happened meanwhile, without waiting; where another thread turns the engine, it does so anyway."""
+        if self.state.phase != "closed" and os.getpid() == self._owner_pid:
+            self.drive_if_free(lambda: self.state.phase == "closed", self.backend.now())
 
     def cancel(self, call: Call, *, and_running: bool = False) -> None:
         """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
@@ -166,11 +177,17 @@ class Driver:
     def drive_if_free(self, is_true: Callable[[], bool], deadline: float | None = None) -> None:
         """Turn the engine until ``is_true()`` or the deadline, unless another thread does so already."""
         if self._leading.acquire(blocking=False):
+            self._leader = threading.get_ident()
             try:
                 while not is_true() and self._turn(deadline):
                     pass
             finally:
                 self._pass_lead_on()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a thread, maybe this one, is in the state machine; False says for sure that this one is not."""
+        return self._lock.locked()
 
     def resize(self, n_workers: int) -> None:
         """Change the number of workers; those that go finish what they were given."""
@@ -281,7 +298,7 @@ class Driver:
         if not call.outstanding:
             self._background.discard(call)
         if call.future is not None:
-            self._resolved.append((call.future, action.outcomes[0]))
+            self._resolved.append((call.future, action.outcomes[0], action.worker_id))
             return
 
         if not call.is_dropped:
@@ -293,10 +310,10 @@ class Driver:
         """Set futures, outside of the lock: their callbacks are the user's code and may call the pool."""
         while self._resolved:
             try:
-                future, outcome = self._resolved.pop(0)
+                future, outcome, worker_id = self._resolved.pop(0)
             except IndexError:  # another thread took it
                 return
-            future.settle(outcome)
+            future.settle(outcome, worker_id)
 
     def _break(self, exc: BaseException) -> None:
         """The engine itself failed, in whatever way: everybody is told, every worker is ended. `_lock` is held."""
@@ -335,6 +352,7 @@ class Driver:
                     call.waiter = None
 
     def _pass_lead_on(self) -> None:
+        self._leader = None
         self._leading.release()
         self._wake_successor()
 

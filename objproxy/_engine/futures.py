@@ -66,13 +66,17 @@ class CallFuture(concurrent.futures.Future[Any]):
             deadline = None if timeout is None else self._driver.backend.now() + timeout
             self._driver.drive_if_free(self.done, deadline)
 
-    def settle(self, outcome: Any) -> None:
+    def forget(self) -> None:
+        """Let nobody wait for the task: if it is queued it never runs, if it runs it is left to finish."""
+        self._driver.cancel(self._call)
+
+    def settle(self, outcome: Any, worker_id: int | None) -> None:
         """Take the outcome in; called by the driver, outside of its lock."""
         with self._end_lock:
             if self.cancelled() or not self.set_running_or_notify_cancel():
                 return
         try:
-            result = self._finish(outcome)
+            result = self._finish(outcome, worker_id)
         except BaseException as exc:
             self.set_exception(exc)
         else:

@@ -134,7 +134,9 @@ class Batch:
 
     __slots__ = ("attempts", "count", "order", "payload", "received", "rules", "seq", "start", "worker_id")
 
-    def __init__(self, rules: Any, start: int, count: int, payload: Any, worker_id: int | None = None, attempts: int = 1) -> None:
+    def __init__(
+        self, rules: Any, start: int, count: int, payload: Any, worker_id: int | None = None, attempts: int = 1
+    ) -> None:
         self.rules = rules
         self.start = start
         self.count = count
@@ -153,11 +155,11 @@ class Batch:
         return part
 
     def __lt__(self, other: Batch) -> bool:
-        """Whether it comes first; the parts of a batch that was cut have one place, and are told apart by their items."""
+        """Whether it comes first; the parts of a batch that was cut have one place, and are ordered by their items."""
         return (-self.rules.priority, self.order, self.start) < (-other.rules.priority, other.order, other.start)
 
 
-# ---- events: what has happened ----------------------------------------------------------------------------------------
+# ---- events: what has happened ---------------------------------------------------------------------------------------
 
 
 class Submitted(NamedTuple):
@@ -264,7 +266,7 @@ Event = (
     Submitted | Ready | InitFailed | Replied | SendFailed | Died | Cancelled | Ticked | CloseAsked | KillAsked | Resized
 )
 
-# ---- actions: what shall be done --------------------------------------------------------------------------------------
+# ---- actions: what shall be done -------------------------------------------------------------------------------------
 
 
 class Start(NamedTuple):

@@ -10,8 +10,8 @@ from objproxy._worker.wire import Operation
 class Payload:
     """One operation, in its own form and in the form in which it travels.
 
-    Cutting copies nothing: a part looks at the columns of the whole until its own are asked for, when it is sent. So a chunk
-    that is cut a thousand times is still copied once.
+    Cutting copies nothing: a part looks at the columns of the whole until its own are asked for, when it is sent. So a
+    chunk that is cut a thousand times is still copied once.
 
     Parameters
     ----------

@@ -1,10 +1,12 @@
 """From one call to its tasks, lazily: cut the caller's iterables into columns of arguments.
 
-Nothing here waits, sends or knows of workers; the iterables are the caller's, and are only advanced in the caller's thread.
+Nothing here waits, sends or knows of workers; the iterables are the caller's, and are only advanced in the caller's
+thread.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,13 +45,17 @@ class ItemSource:
 
     def __init__(self, method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str, Iterable[Any]]) -> None:
         if not args and not kwargs:
-            raise TypeError(f"{method}(map_args=True) needs at least one iterable; to call it once on each worker leave map_args out")
+            raise TypeError(
+                f"{method}(map_args=True) needs at least one iterable; "
+                "to call it once on each worker leave map_args out"
+            )
         iterables = [*args, *kwargs.values()]
         for position, iterable in enumerate(iterables):
             if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
                 raise TypeError(
-                    f"{method}(map_args=True): {_argument_name(position, args, kwargs)} is a {type(iterable).__name__}, not an "
-                    "iterable; for a value that is the same for all items give itertools.repeat(value)"
+                    f"{method}(map_args=True): {_argument_name(position, args, kwargs)} is a "
+                    f"{type(iterable).__name__}, not an iterable; for a value that is the same for all items "
+                    "give itertools.repeat(value)"
                 )
         self.method = method
         self.n_pulled = 0
@@ -104,9 +110,16 @@ def _argument_name(position: int, args: Sequence[Any], kwargs: Mapping[str, Any]
 
 def _shortest_length(iterables: Sequence[Iterable[Any]]) -> int | None:
     """Return the smallest length that is known; an iterable that does not tell may be shorter or endless."""
-    lengths = [operator.length_hint(iterable, -1) for iterable in iterables if not isinstance(iterable, itertools.repeat)]
-    known = [length for length in lengths if length >= 0]
+    known = [length for length in map(_length, iterables) if length is not None]
     return min(known) if known else None
+
+
+def _length(iterable: Iterable[Any]) -> int | None:
+    try:
+        length = operator.length_hint(iterable, -1)
+    except Exception:  # a length that cannot be asked for is not known; iterating will tell
+        return None
+    return length if length >= 0 else None
 
 
 def n_items(payload: Payload) -> int:
@@ -114,7 +127,9 @@ def n_items(payload: Payload) -> int:
     return len(payload.operation.args[0])
 
 
-def encode_items(payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]) -> list[Payload | Failure]:
+def encode_items(
+    payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]
+) -> list[Payload | Failure]:
     """Encode a payload; where that fails, item by item, so that one bad item costs nobody else.
 
     Returns
@@ -125,9 +140,10 @@ def encode_items(payload: Payload, encode: Encoder, fail: Callable[[int, Excepti
     try:
         payload.data = encode(payload.operation)
     except Exception as exc:
-        if n_items(payload) == 1:
+        count = n_items(payload)
+        if count == 1:
             return [Failure(fail(0, exc))]
-        return [_encode_one(payload.slice(i, i + 1), encode, lambda error, i=i: fail(i, error)) for i in range(n_items(payload))]
+        return [_encode_one(payload.slice(i, i + 1), encode, functools.partial(fail, i)) for i in range(count)]
     return [payload]
 
 

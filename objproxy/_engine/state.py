@@ -1,7 +1,7 @@
 """The pool as a state machine: ``handle(event, now)`` returns actions. No I/O, no clock, no lock, no thread.
 
-A pool is ``starting`` until every constructor has ended, then ``open``; ``closing`` finishes what was submitted; ``broken`` and
-``killed`` end everything at once; all of them end in ``closed``, when the last worker is gone.
+A pool is ``starting`` until every constructor has ended, then ``open``; ``closing`` finishes what was submitted;
+``broken`` and ``killed`` end everything at once; all of them end in ``closed``, when the last worker is gone.
 
 This module holds the life of the workers and of the pool. Its neighbours hold the rest of the rules:
 
@@ -12,13 +12,14 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 
 Rules that live here:
 
-- a worker that died is replaced, with the next generation, up to the restart limit; then it is quarantined, and when all are,
-  the pool is broken;
-- the death of a worker is told exactly once: to the caller of the item that ran, else to the next task that counts on its state;
+- a worker that died is replaced, with the next generation, up to the restart limit; then it is quarantined, and when
+  all are, the pool is broken;
+- the death of a worker is told exactly once: to the caller of the item that ran, else to the next task that counts on
+  its state;
 - a closing pool ends its workers when the last item has its outcome.
 
-No event costs more than O(log batches), except for what it ends: only a change of size and the end of the pool look at all
-workers, and the end of the pool at all batches.
+No event costs more than O(log batches), except for what it ends: only a change of size and the end of the pool look at
+all workers, and the end of the pool at all batches.
 """
 
 from __future__ import annotations
@@ -97,10 +98,12 @@ class PoolState:
         self._ledger = Ledger()
         self._timers = Timers()
         self._dispatcher = Dispatcher(self._ledger, self._timers, n_workers, max_tasks_per_worker)
+        self._shared = self._dispatcher.shared
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = False
+        self._make_ending_error = failures.ended_pool(None, is_broken=False)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submitted: self._on_submitted,
             m.Ready: self._on_ready,
@@ -131,16 +134,15 @@ class PoolState:
     def _finish_event(self) -> list[m.Action]:
         if self.phase != "open":
             self._move_on()
-        if self._timers.heap:
+        if self._timers.heap or self._deadline is not None:
             self._deadline = self._timers.next_deadline()
-        else:
-            self._deadline = None
         ledger = self._ledger
-        actions, ledger.actions = ledger.actions, []
+        actions = ledger.actions
+        ledger.actions = []
         return actions
 
     def next_deadline(self) -> float | None:
-        """Return when `Ticked` is due next, or None. Reads one field, so it is safe beside another thread's `handle`."""
+        """Return when `Ticked` is due next, or None; one field is read, so no lock is needed."""
         return self._deadline
 
     @property
@@ -151,19 +153,18 @@ class PoolState:
     @property
     def n_queued(self) -> int:
         """Number of batches that wait for a free worker, those that were dropped among them."""
-        return len(self._dispatcher.shared.heap)
+        return len(self._shared.heap)
 
-    # ---- tasks ------------------------------------------------------------------------------------------------------------
+    # ---- tasks -------------------------------------------------------------------------------------------------------
 
     def _on_submitted(self, event: m.Submitted) -> None:
         batch = event.batch
         if batch.rules.is_dropped:
             return  # a caller's thread was about to hand it in when another dropped the call
 
-        self._dispatcher.admit(batch)
+        self._ledger.admit(batch)
         if self.phase != "open" and self.phase != "starting":
-            make_error = failures.ended_pool(self.failure, is_broken=self.phase == "broken")
-            self._ledger.fail(batch, 0, batch.count, make_error)
+            self._ledger.fail(batch, 0, batch.count, self._make_ending_error, batch.worker_id)
         elif batch.worker_id is None:
             self._dispatcher.share(batch)
         else:
@@ -184,7 +185,8 @@ class PoolState:
 
     def _serve(self, record: WorkerRecord) -> None:
         """Send a worker that is up what it can take; if there is nothing, it is free, or its time has come."""
-        self._dispatcher.serve(record)
+        if record.queue.heap or self._shared.heap:
+            self._dispatcher.serve(record)
         if record.inflight:
             return
         record.phase = "idle"
@@ -242,7 +244,7 @@ class PoolState:
                 if record.end_reason is None:
                     self._end(record, "cancelled", is_polite=False)
 
-    # ---- workers come and go ----------------------------------------------------------------------------------------------
+    # ---- workers come and go -----------------------------------------------------------------------------------------
 
     def _add_worker(self, worker_id: int) -> None:
         record = self.removed.pop(worker_id, None)
@@ -293,12 +295,12 @@ class PoolState:
             self._fail_init(record, failures.death_in_constructor(event, self._describe(record.worker_id)))
         is_told = self._settlement.settle_orphans(record, event)
         if reason is None and not was_starting and not is_told and record.loss is None:
-            record.loss = failures.death(record, event, None, None, self._describe(record.worker_id))
+            record.loss = record.death = failures.death(record, event, None, None, self._describe(record.worker_id))
             self._dispatcher.tell_loss(record)
         self._replace(record, is_failure=reason is None or reason == _INIT_TIMED_OUT)
 
     def _leave(self, record: WorkerRecord, phase: str) -> None:
-        """A worker can be given nothing more."""
+        """Note that a worker can be given nothing more."""
         if record.phase == "starting":
             self.n_starting -= 1
         elif record.phase == "idle":
@@ -343,7 +345,7 @@ class PoolState:
     def _break_if_all_quarantined(self, record: WorkerRecord) -> None:
         # A quarantined worker that retires is removed, so those that are counted are of the n_workers that stay.
         if self._n_quarantined >= self.n_workers:
-            self._break(record.init_error or record.loss or self._quarantined(record, None)(0))
+            self._break(record.init_error or record.death or self._quarantined(record, None)(0))
 
     def _end(self, record: WorkerRecord, reason: str, *, is_polite: bool) -> None:
         self._leave(record, "ending")
@@ -373,7 +375,7 @@ class PoolState:
         if record.end_reason is None:
             self._end(record, _INIT_TIMED_OUT, is_polite=False)
 
-    # ---- the pool ---------------------------------------------------------------------------------------------------------
+    # ---- the pool ----------------------------------------------------------------------------------------------------
 
     def _move_on(self) -> None:
         """See whether a pool that is not open has reached its next phase."""
@@ -405,9 +407,9 @@ class PoolState:
             return
         self.phase = "broken" if event.is_broken else "killed"
         self.failure = event.error
-        make_error = failures.ended_pool(event.error, is_broken=event.is_broken)
+        self._make_ending_error = failures.ended_pool(event.error, is_broken=event.is_broken)
         for batch in self._take_all_batches():
-            self._ledger.fail(batch, batch.received, batch.count, make_error, batch.worker_id)
+            self._ledger.fail(batch, batch.received, batch.count, self._make_ending_error, batch.worker_id)
         for record in list(self.workers.values()):
             if record.phase in ("quarantined", "gone"):
                 self._remove(record)
@@ -415,7 +417,7 @@ class PoolState:
                 self._end(record, "killed", is_polite=False)
 
     def _take_all_batches(self) -> list[Batch]:
-        batches = self._dispatcher.shared.take_all()
+        batches = self._shared.take_all()
         for record in self.workers.values():
             while record.inflight:
                 batches.append(self._settlement.take_head(record))

@@ -30,6 +30,8 @@ class WorkerRecord:
         Items answered, all generations.
     loss : WorkerDiedError or None
         A death that nobody has been told of yet.
+    death : WorkerDiedError or None
+        The last one, told or not.
     deaths : deque of float
         When it died lately.
     is_retiring : bool
@@ -44,6 +46,7 @@ class WorkerRecord:
         "busy_since",
         "created_at",
         "deadline",
+        "death",
         "deaths",
         "end_reason",
         "ended_at",
@@ -75,6 +78,7 @@ class WorkerRecord:
         self.inflight: deque[Batch] = deque()
         self.deaths: deque[float] = deque()
         self.loss: WorkerDiedError | None = None
+        self.death: WorkerDiedError | None = None
         self.init_error: BaseException | None = None
         self.exitcode: int | None = None
         self.end_reason: str | None = None

@@ -120,9 +120,23 @@ def limit_threads(n_threads: int | None) -> None:
         torch.set_num_threads(n_threads)
 
 
+#: The class that the nursery has loaded, by its pickle; its workers inherit it.
+_loaded: dict[bytes, Any] = {}
+
+
+def load_factory(pickled: bytes, *, keep: bool = False) -> Any:
+    """Unpickle a class, or take the one that was loaded before this process was forked."""
+    factory = _loaded.get(pickled)
+    if factory is None:
+        factory = pickle.loads(pickled)
+        if keep:
+            _loaded[pickled] = factory
+    return factory
+
+
 def build_host(boot: Boot, worker: Worker) -> tuple[Host, Ready]:
     """Build the user's object; whatever its constructor raises passes through."""
-    factory = pickle.loads(boot.factory)
+    factory = load_factory(boot.factory)
     seed_generators(boot)
     limit_threads(boot.n_threads)
     began = time.perf_counter()

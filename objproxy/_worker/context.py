@@ -109,6 +109,12 @@ def leave_worker() -> None:
     _of_thread.worker = None
 
 
+def worker_of_thread() -> Worker | None:
+    """Return the worker that the calling thread is; None for a thread of the program, or of a worker process."""
+    worker: Worker | None = getattr(_of_thread, "worker", None)
+    return worker
+
+
 def current_worker() -> Worker:
     """Return the worker that runs the calling code.
 

@@ -87,11 +87,11 @@ class Journal:
         self.slots: dict[int, Any] = {wire.INTS: self.body.cast("q"), wire.FLOATS: self.body.cast("d")}
         self._free = b""
 
-    def draw_mark(self) -> None:
-        """Choose what free slots hold; the worker does this once."""
+    def _draw_mark(self) -> bytes:
+        """Choose what free slots hold; the worker does this once, when it needs the first."""
         mark = os.urandom(8)
         self.header[MARK] = int.from_bytes(mark, sys.byteorder, signed=True)
-        self._free = mark * N_SLOTS
+        return mark * N_SLOTS
 
     def begin(self, seq: int) -> None:
         """Note that batch `seq` has started.
@@ -113,6 +113,7 @@ class Journal:
         header = self.header
         header[COUNT] = header[USED] = 0
         if lane in self.slots:
+            self._free = self._free or self._draw_mark()
             header[LIMIT] = n_slots = min(n_items, N_SLOTS)
             self.body[: 8 * n_slots] = self._free[: 8 * n_slots]
         header[LANE] = lane

@@ -7,7 +7,11 @@ import pickle
 from typing import Any
 
 from objproxy._worker import wire
-from objproxy._worker.context import Worker
+from objproxy._worker.context import Worker, worker_of_thread
+
+
+#: Whether the factory of records has been wrapped; it stays so, since others may have wrapped it since.
+_is_tagging = False
 
 
 class HomewardHandler(logging.Handler):
@@ -34,6 +38,25 @@ def _portable(record: logging.LogRecord, worker: Worker) -> dict[str, Any]:
     fields.update(msg=record.getMessage(), args=None, exc_info=None)
     fields.update(worker_id=worker.worker_id, device=str(worker.device or "cpu"), generation=worker.generation)
     return {name: value if isinstance(value, (str, int, float, type(None))) else str(value) for name, value in fields.items()}
+
+
+def tag_records() -> None:
+    """See that records made by workers in this process, which are threads or the caller itself, name their worker too."""
+    global _is_tagging
+    if _is_tagging:
+        return
+    _is_tagging = True
+    make_record = logging.getLogRecordFactory()
+
+    def make_tagged(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        worker = worker_of_thread()
+        if worker is not None:
+            record.worker_id, record.generation = worker.worker_id, worker.generation
+            record.device = str(worker.device or "cpu")
+        return record
+
+    logging.setLogRecordFactory(make_tagged)
 
 
 def send_records_home(channel: wire.WorkerChannel, worker: Worker, levels: dict[str, int]) -> None:

@@ -105,7 +105,6 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
     faulthandler.enable()
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
-    journal.draw_mark()
     os.close(journal_fd)
     status = 0
     try:

@@ -19,6 +19,7 @@ Why a process between the program and its workers:
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -88,7 +89,7 @@ class Nursery:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._start_method = "forkserver"
+        self._must_exec = False
         self._argv: list[str] = []
 
     def serve(self) -> None:
@@ -140,23 +141,24 @@ class Nursery:
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
         """Take the program's environment over and load what the pool's class needs."""
-        self._start_method = settings["start_method"]
+        send_message(self._control, ("born", 0, 0, os.getpid()))
         self._argv = settings["executable"]
         os.environ.clear()
         os.environ.update(settings["environ"])
         sys.path[:] = settings["path"]
         sys.argv[:] = settings["argv"]
-        try:
+        with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
             os.chdir(settings["cwd"])
-        except OSError:  # removed meanwhile: the program itself could not go there either
-            pass
         if settings["preload"] is not None:
             _load(settings["preload"], settings["modules"])
-        # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
-        gc.collect()
-        gc.freeze()
-        # A forked copy of a process with threads may hang on a lock that one of them held.
-        send_message(self._control, ("configured", len(sys._current_frames()) == 1))
+        # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
+        self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
+        gc.freeze()  # as in run_root
+
+    def _on_kill(self, pid: int) -> None:
+        """Kill a nursery, which hangs in the user's code; its workers go with it."""
+        if pid in self._children:
+            _signal_group(pid, signal.SIGKILL)
 
     def _on_start(self, worker_id: int, generation: int, channel_fd: int, journal_fd: int) -> None:
         """Fork a worker."""
@@ -182,7 +184,7 @@ class Nursery:
         os.setpgid(0, 0)
         platform.die_with_parent(parent)
         self._forget_own_descriptors()
-        if self._start_method == "spawn":
+        if self._must_exec:
             _exec_worker(self._argv, channel_fd, journal_fd)
 
         from objproxy._worker.loop import run_worker  # noqa: PLC0415 - a nursery itself has no use for it
@@ -240,10 +242,12 @@ def _signal_group(pid: int, number: int) -> None:
 
 def _load(preload: bytes, modules: list[str]) -> None:
     """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+    from objproxy._worker.boot import load_factory  # noqa: PLC0415 - as run_worker
+
     try:
         for name in modules:
             __import__(name)
-        pickle.loads(preload)
+        load_factory(preload, keep=True)
     except BaseException:
         return
 
@@ -262,7 +266,8 @@ def run_nursery(control_fd: int, owner_pid: int) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
     status = 1
     try:
-        Nursery(socket.socket(fileno=control_fd), owner_pid).serve()
+        with socket.socket(fileno=control_fd) as control:
+            Nursery(control, owner_pid).serve()
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -277,4 +282,7 @@ def run_root(control_fd: int, owner_pid: int) -> None:
     import objproxy._worker.loop  # noqa: F401, PLC0415
     import objproxy._worker.logs  # noqa: F401, PLC0415
 
+    # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
+    gc.collect()
+    gc.freeze()
     run_nursery(control_fd, owner_pid)

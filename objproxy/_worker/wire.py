@@ -41,8 +41,8 @@ INTS, FLOATS, NONES, PICKLES, ERRORS = 1, 2, 3, 4, 5
 #: machine, so a ping-pong of small calls is four times faster this way (`python -m benchmarks round_trip`).
 SPIN_SECONDS = 60e-6
 
-#: Bytes that one read may bring.
-READ_SIZE = 1 << 18
+#: Bytes that one read may bring. Room for more would have to be touched when a worker starts.
+READ_SIZE = 1 << 16
 
 
 class Operation(NamedTuple):

@@ -10,6 +10,7 @@ from objproxy._engine import messages as m
 from objproxy._worker.boot import own_attributes
 from objproxy._worker.context import Worker
 from objproxy._worker.inprocess import InProcessWorker, make_host
+from objproxy._worker.logs import tag_records
 from objproxy._worker.outcome import with_worker_trace
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
@@ -37,6 +38,7 @@ class MemoryWorker:
 
     def boot(self) -> list[m.Event]:
         """Build the object; return the event that says how it went."""
+        tag_records()
         boot = self._recipe.boot(self.worker_id, self.generation, with_pickles=False)
         worker = Worker(
             self.worker_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
+import signal
 import socket
 import subprocess
 import sys
@@ -37,29 +37,15 @@ class PoolNursery:
     def __init__(self, control: socket.socket, pid: int | None) -> None:
         self._control = control
         self._pid = pid
+        self.root_pid: int | None = None  # its process, where it is a child of the root; it tells when it is born
 
     def fileno(self) -> int:
         """Return the descriptor on which its notices arrive."""
         return self._control.fileno()
 
-    def configure(self, settings: dict[str, Any], timeout: float | None) -> bool:
-        """Hand the program's environment over and wait until the class's modules are loaded.
-
-        Returns False if the nursery cannot be forked safely any more, because loading them started threads.
-
-        Raises
-        ------
-        NurseryLostError
-            It died while it loaded them.
-        TimeoutError
-            Loading took longer than `timeout` seconds.
-        """
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Hand the program's environment over, and the class to load; nobody waits for it."""
         send_message(self._control, ("configure", settings))
-        ready, _, _ = select.select([self._control], [], [], timeout)
-        if not ready:
-            raise TimeoutError(f"loading the class took longer than {timeout:g} s")
-        answer = self.receive()
-        return bool(answer[1])
 
     def receive(self) -> Any:
         """Return the next message.
@@ -89,6 +75,13 @@ class PoolNursery:
         except OSError as exc:
             raise NurseryLostError("the process that starts the workers is gone") from exc
 
+    def kill(self) -> None:
+        """Kill it while it hangs in code of the user; every worker goes with it."""
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)  # a child of this process that was not waited for: the pid is its own
+        elif self.root_pid is not None:
+            _root.kill_nursery(self.root_pid)
+
     def close(self) -> None:
         """End it, and every worker that is left, and wait until it is gone."""
         with contextlib.suppress(OSError):
@@ -105,34 +98,17 @@ class PoolNursery:
         self._control.close()
 
 
-def open_nursery(settings: dict[str, Any], timeout: float | None) -> PoolNursery:
-    """Start the nursery of a pool.
+def open_nursery(settings: dict[str, Any]) -> PoolNursery:
+    """Start the nursery of a pool, without waiting for it.
 
     Parameters
     ----------
     settings : dict
         ``start_method``, ``environ``, ``path``, ``argv``, ``cwd``, ``executable``, ``preload`` (pickled class or None) and
         ``modules``.
-    timeout : float or None
-        Seconds for loading the class.
-
-    Notes
-    -----
-    If loading the class starts threads or kills the process, a second nursery is started that does not load it; the workers
-    then load it themselves, and an error of it is told as theirs.
     """
     nursery = _make_nursery(settings["start_method"])
-    try:
-        if nursery.configure(settings, timeout):
-            return nursery
-    except NurseryLostError:
-        pass
-    except BaseException:
-        nursery.close()
-        raise
-    nursery.close()
-    nursery = _make_nursery(settings["start_method"])
-    nursery.configure({**settings, "preload": None}, timeout)
+    nursery.configure(settings)
     return nursery
 
 
@@ -196,6 +172,12 @@ class _Root:
                 [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
             )
         self._control = ours
+
+    def kill_nursery(self, pid: int) -> None:
+        """Have a nursery killed."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._control is not None:
+                send_message(self._control, ("kill", pid))
 
     def _stop(self) -> None:
         if self._control is not None:

@@ -117,7 +117,6 @@ class ProcessBackend:
         self._recipe = context.recipe
         self._on_progress = context.on_progress
         self._on_log = context.on_log
-        self._init_timeout = context.init_timeout
         start_method = context.start_method or START_METHODS[0]
         self._settings = {
             "start_method": start_method,
@@ -142,7 +141,7 @@ class ProcessBackend:
 
     def start(self, worker_id: int, generation: int) -> None:
         """Ask the nursery for a worker and send it what it needs to come up."""
-        nursery = self._nursery or self._open_nursery(worker_id)
+        nursery = self._nursery or self._open_nursery()
         ours, theirs = socket.socketpair()
         journal_fd = journals.create()
         try:
@@ -159,14 +158,10 @@ class ProcessBackend:
         self._poller.add(link.fd)
         self._write(link, wire.frame(wire.BOOT, pickle.dumps(self._recipe.boot(worker_id, generation), 5)))
 
-    def _open_nursery(self, worker_id: int) -> PoolNursery:
-        try:
-            nursery = open_nursery(self._settings, self._init_timeout)
-        except TimeoutError as exc:
-            raise WorkerInitError(worker_id, f"{exc} (init_timeout)") from exc
-        self._nursery = nursery
-        self._poller.add(nursery.fileno())
-        return nursery
+    def _open_nursery(self) -> PoolNursery:
+        self._nursery = open_nursery(self._settings)
+        self._poller.add(self._nursery.fileno())
+        return self._nursery
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Write a batch to a worker's channel, as far as it has room; the rest follows when it has."""
@@ -312,7 +307,11 @@ class ProcessBackend:
             self._kill(link)  # it is ending; if it is not, it has closed its channel and cannot be reached again
 
     def _kill(self, link: _Link) -> None:
-        if self._nursery is not None:
+        if self._nursery is None:
+            return
+        if link.pid is None:  # it has not been forked yet: the nursery is still loading the class, perhaps for ever
+            self._nursery.kill()
+        else:
             self._nursery.signal_worker(link.worker_id, link.generation, signal.SIGKILL)
 
     def _handle_frame(self, link: _Link, kind: int, body: bytes) -> None:
@@ -362,6 +361,9 @@ class ProcessBackend:
         except NurseryLostError:
             self._lose_nursery(nursery)
             return
+        if verb == "born":
+            nursery.root_pid = value
+            return
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
@@ -376,7 +378,7 @@ class ProcessBackend:
         self._poller.remove(nursery.fileno())
         nursery.close()
         for link in list(self._links.values()):
-            link.detail = "The process that watched over it was killed"
+            link.detail = "The process that loads its class and watches over it has ended"
             self._bury(link, -signal.SIGKILL)
 
     def _bury(self, link: _Link, exitcode: int) -> None:
