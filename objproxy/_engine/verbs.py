@@ -83,7 +83,7 @@ class Verbs:
         return outcomes
 
     def future(
-        self, operation: Operation, finish: Callable[[Any], Any], policy: Policy = PLAIN, *, worker_id: int | None = None
+        self, operation: Operation, finish: Callable[[Any, int | None], Any], policy: Policy = PLAIN, *, worker_id: int | None = None
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation)

@@ -1,0 +1,168 @@
+"""Who runs which batch, and when it is sent.
+
+Rules that live here:
+
+- a batch goes to the worker it is meant for, or to whichever is free, the longest idle first;
+- a worker holds one batch, and a few more ahead only while batches are short and others are waiting (`_may_go_ahead`);
+- a batch that a worker's lifetime has no room for is cut (``max_tasks_per_worker``);
+- a task that counts on the state of a worker that died is told of the loss in place of being sent, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from concurrent.futures import CancelledError
+
+from objproxy._engine import messages as m
+from objproxy._engine.backlog import Backlog
+from objproxy._engine.ledger import Ledger
+from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.timers import Timers
+from objproxy._engine.workers import WorkerRecord
+
+#: Batches shorter than this are sent ahead, so that a worker need not wait for the parent between two of them.
+_AHEAD_SECONDS = 0.002
+
+#: Work that may lie ahead of a worker, and the most batches of it.
+_AHEAD_WORK_SECONDS = 0.001
+_MAX_AHEAD = 16
+
+
+class Dispatcher:
+    """The batches that wait for any worker, and the workers that wait for any batch; never both.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Where what is sent is written down.
+    timers : Timers
+        Where the time limit of a batch is set when it begins to run.
+    n_workers : int
+        Number of workers of the pool.
+    max_tasks : int or None
+        Items after which a worker is replaced.
+    """
+
+    def __init__(self, ledger: Ledger, timers: Timers, n_workers: int, max_tasks: int | None) -> None:
+        self.n_workers = n_workers
+        self.shared = Backlog()
+        self._ledger = ledger
+        self._timers = timers
+        self._max_tasks = max_tasks
+        self._free: OrderedDict[WorkerRecord, None] = OrderedDict()  # idle; the longest idle is first
+        self._seq = 0
+
+    # ---- what waits --------------------------------------------------------------------------------------------------
+
+    def share(self, batch: Batch) -> None:
+        """Give a batch to whichever worker is free, or let it wait."""
+        if self._free and self._max_tasks is None and not self.shared.heap:
+            self.send(self._free.popitem(last=False)[0], batch)
+            return
+        self.shared.push(batch)
+        while self._free and self.shared.head() is not None:
+            self.serve(self._free.popitem(last=False)[0])
+
+    def put_back(self, batch: Batch, record: WorkerRecord) -> None:
+        """Let a batch that was sent to `record` wait again, at its old place; nobody is told."""
+        if batch.rules.is_dropped:
+            self._ledger.fail(batch, 0, batch.count, lambda _item: CancelledError())
+        elif batch.worker_id is None:
+            self.share(batch)
+        else:
+            record.queue.push(batch)
+
+    def list_free(self, record: WorkerRecord) -> None:
+        """Note that a worker has nothing to do."""
+        self._free[record] = None
+
+    def forget_free(self, record: WorkerRecord) -> None:
+        """Note that a worker must not be given anything more."""
+        self._free.pop(record, None)
+
+    # ---- what is sent ------------------------------------------------------------------------------------------------
+
+    def is_worn_out(self, record: WorkerRecord) -> bool:
+        """Whether a worker has been sent as many items as it may run."""
+        return self._max_tasks is not None and record.n_assigned >= self._max_tasks
+
+    def serve(self, record: WorkerRecord) -> None:
+        """Send a worker that is up what it can take."""
+        own, shared = record.queue, self.shared
+        while own.heap or shared.heap:
+            if record.loss is not None:
+                self.tell_loss(record)
+            if self._max_tasks is not None and record.n_assigned >= self._max_tasks:
+                return
+            queue = self._next_queue(record)
+            if queue is None:
+                return
+            batch = queue.heap[0][3]
+            if record.inflight and not self._may_go_ahead(record, batch):
+                return
+            queue.pop()
+            self.send(record, batch if self._max_tasks is None else self._cut_to_lifetime(record, batch, queue))
+
+    def _next_queue(self, record: WorkerRecord) -> Backlog | None:
+        """Return the queue whose head is next for `record`; None if both are empty."""
+        own = record.queue.head() if record.queue.heap else None
+        shared = None if record.is_retiring else self.shared.head()
+        if own is not None and (shared is None or own < shared):
+            return record.queue
+        return None if shared is None else self.shared
+
+    def _cut_to_lifetime(self, record: WorkerRecord, batch: Batch, queue: Backlog) -> Batch:
+        assert self._max_tasks is not None
+        room = self._max_tasks - record.n_assigned
+        if not batch.rules.is_task or batch.count <= room:
+            return batch
+        queue.push(batch.cut(room, batch.count))
+        return batch.cut(0, room)
+
+    def _may_go_ahead(self, record: WorkerRecord, batch: Batch) -> bool:
+        """Whether a batch may wait in a busy worker instead of in the queue."""
+        if batch.worker_id is None and len(self.shared.heap) <= self.n_workers:
+            return False  # near the end each batch goes to the worker that is free first
+        last = record.inflight[-1].rules
+        if last.timeout is not None:
+            return False  # it may cost the worker its life
+        seconds = batch.rules.seconds_per_batch
+        if seconds is None or seconds > _AHEAD_SECONDS:
+            return False
+        if last is not batch.rules and (last.seconds_per_batch is None or last.seconds_per_batch > _AHEAD_SECONDS):
+            return False  # nothing shall wait behind a slow one while other workers are free
+        depth = 2 + min(_MAX_AHEAD, int(_AHEAD_WORK_SECONDS / max(seconds, 1e-6)))
+        return len(record.inflight) < depth
+
+    def send(self, record: WorkerRecord, batch: Batch) -> None:
+        """Send a batch to a worker."""
+        self._seq += 1
+        batch.seq = self._seq
+        if batch.rules.is_task:
+            record.n_assigned += batch.count
+        record.inflight.append(batch)
+        if record.phase == "idle":
+            record.phase = "busy"
+        if len(record.inflight) == 1:
+            self.begin_head(record, batch)
+        self._ledger.actions.append(m.Send(record.worker_id, batch))
+
+    def begin_head(self, record: WorkerRecord, batch: Batch) -> None:
+        """Note that the oldest batch of a worker is running from now on."""
+        rules = batch.rules
+        rules.running.add(record.worker_id)
+        record.busy_since = self._ledger.now
+        if rules.timeout is not None:
+            self._timers.set(record, self._ledger.now + rules.timeout)
+
+    # ---- lost state --------------------------------------------------------------------------------------------------
+
+    def tell_loss(self, record: WorkerRecord) -> None:
+        """Tell a lost state to the task that is next for the worker, if that counts on it; else a later one is told."""
+        batch = record.queue.head()
+        if batch is None or not batch.rules.needs_state:
+            return
+        record.queue.pop()
+        loss, record.loss = record.loss, None
+        assert loss is not None
+        self._ledger.deliver(batch, 0, [Failure(loss)], True, record.worker_id)

@@ -1,0 +1,97 @@
+"""The errors that the rules of a pool give to items: who died, of what, and what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objproxy._engine import messages as m
+from objproxy._engine.messages import Batch
+from objproxy._engine.workers import WorkerRecord
+from objproxy.errors import (
+    PoisonTaskError,
+    PoolBrokenError,
+    PoolClosedError,
+    RemoteError,
+    WorkerDiedError,
+    WorkerInitError,
+    describe_exit,
+)
+
+#: Makes the error of the item with the given index.
+MakeError = Callable[[int], BaseException]
+
+
+def death(
+    record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | None, device: str | None
+) -> WorkerDiedError:
+    """Return the error for an item that ran when its worker died; without a batch, for the loss of its state."""
+    is_poison = batch is not None and batch.attempts > 1 and batch.attempts > batch.rules.retries
+    kind = PoisonTaskError if is_poison else WorkerDiedError
+    return kind(
+        record.worker_id,
+        pid=event.pid,
+        device=device,
+        generation=record.generation,
+        exitcode=event.exitcode,
+        method=None if batch is None else batch.rules.method,
+        item=item,
+        started=batch is not None,
+        attempts=1 if batch is None else batch.attempts,
+        detail=event.detail,
+    )
+
+
+def death_in_constructor(event: m.Died, device: str | None) -> WorkerInitError:
+    """Return the error for a worker that died while it built its object."""
+    reason = event.detail or f"its process {describe_exit(event.exitcode)} in the constructor"
+    return WorkerInitError(event.worker_id, reason, device=device, exitcode=event.exitcode)
+
+
+def gone_worker(worker_id: int | None) -> MakeError:
+    """Return the maker of errors for items that only a worker could run that has left the pool."""
+    return lambda _item: PoolBrokenError(f"worker {worker_id} is no longer part of this pool (see resize)")
+
+
+def quarantined_worker(
+    record: WorkerRecord, method: str | None, limit: tuple[int, float], device: str | None
+) -> MakeError:
+    """Return the maker of errors for items that only a worker could run that died too often."""
+    count, seconds = limit
+    detail = f"It died more than {count} times within {seconds:g} s and is quarantined; the other workers go on"
+
+    def make_error(item: int) -> BaseException:
+        if record.init_error is not None:
+            return WorkerInitError(record.worker_id, f"{record.init_error}. {detail}", device=device)
+        return WorkerDiedError(
+            record.worker_id,
+            device=device,
+            generation=record.generation,
+            exitcode=record.exitcode,
+            method=method,
+            item=item,
+            started=False,
+            detail=detail,
+        )
+
+    return make_error
+
+
+def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
+    """Return the maker of errors for items that the end of the pool has cost."""
+
+    def make_error(_item: int) -> BaseException:
+        if failure is None:
+            return PoolClosedError("the pool is closed; make a new one")
+        if not is_broken:
+            return type(failure)(*failure.args)
+        error = PoolBrokenError(f"the pool is broken: {failure}")
+        error.__cause__ = failure
+        return error
+
+    return make_error
+
+
+def missing_answers(batch: Batch, worker_id: int) -> MakeError:
+    """Return the maker of errors for items that a worker left out of its answer."""
+    text = f"worker {worker_id} answered {batch.received} of the {batch.count} items that it was sent"
+    return lambda _item: RemoteError("ProtocolError", text)

@@ -1,0 +1,154 @@
+"""What becomes of items that were sent: answered, tried again, or lost with their worker.
+
+Rules that live here:
+
+- an item is tried again only as its call's rules say (`may_retry`), so it runs at most ``1 + retries`` times;
+- the death of a worker costs the item that ran, nothing else; what had not started goes back to its place in the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from objproxy._engine import failures
+from objproxy._engine import messages as m
+from objproxy._engine.dispatch import Dispatcher
+from objproxy._engine.ledger import Ledger
+from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.workers import WorkerRecord
+from objproxy.errors import TaskTimeoutError
+
+
+class Settlement:
+    """Ends items, or puts them back.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Where the end of an item is written down.
+    dispatcher : Dispatcher
+        Where an item waits that is sent again.
+    describe : callable
+        Gives the text for a worker's device, for errors.
+    """
+
+    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, describe: Callable[[int], str | None]) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._describe = describe
+
+    @staticmethod
+    def may_retry(batch: Batch, error: BaseException) -> bool:
+        """Whether the items of `batch`, having ended with `error`, are tried again."""
+        rules = batch.rules
+        return batch.attempts <= rules.retries and isinstance(error, rules.retry_on) and not rules.is_dropped
+
+    def take_in(self, record: WorkerRecord, batch: Batch, outcomes: Sequence[Any], failed: Sequence[int]) -> None:
+        """End the next items of a batch with what its worker answered, except those that are tried again."""
+        count = len(outcomes)
+        if failed and batch.rules.retries:
+            self._take_in_with_retries(record, batch, outcomes, failed)
+        elif count:
+            self._ledger.deliver(batch, batch.received, outcomes, bool(failed), record.worker_id)
+        batch.received += count
+        record.n_tasks += count
+
+    def _take_in_with_retries(
+        self, record: WorkerRecord, batch: Batch, outcomes: Sequence[Any], failed: Sequence[int]
+    ) -> None:
+        received, begin, has_failures = batch.received, 0, False
+        for offset in failed:
+            if not self.may_retry(batch, outcomes[offset].error):
+                has_failures = True
+                continue
+            if begin < offset:
+                self._ledger.deliver(batch, received + begin, outcomes[begin:offset], has_failures, record.worker_id)
+            at = received + offset
+            self._dispatcher.put_back(batch.cut(at, at + 1, batch.attempts + 1), record)
+            begin, has_failures = offset + 1, False
+        if begin < len(outcomes):
+            self._ledger.deliver(batch, received + begin, outcomes[begin:], has_failures, record.worker_id)
+
+    def finish(self, record: WorkerRecord, batch: Batch, seconds: float) -> None:
+        """Take a batch that was answered in full off its worker."""
+        if batch.received < batch.count:
+            self._ledger.fail(
+                batch, batch.received, batch.count, failures.missing_answers(batch, record.worker_id), record.worker_id
+            )
+        record.inflight.popleft()
+        record.working_seconds += seconds
+        record.deadline = None
+        rules = batch.rules
+        rules.learn(batch.count, seconds)
+        rules.running.discard(record.worker_id)
+        if record.inflight:
+            self._dispatcher.begin_head(record, record.inflight[0])
+
+    def take_head(self, record: WorkerRecord) -> Batch:
+        """Take the oldest batch off a worker that will not answer it."""
+        batch = record.inflight.popleft()
+        batch.rules.running.discard(record.worker_id)
+        record.deadline = None
+        return batch
+
+    def settle_orphans(self, record: WorkerRecord, event: m.Died) -> bool:
+        """Settle what was sent to a dead worker: one item may have run, the rest goes back to the queue.
+
+        Returns whether the caller of that item is told of the death.
+        """
+        is_told = False
+        while record.inflight:
+            batch = self.take_head(record)
+            if batch.seq == event.started_seq:
+                self.take_in(record, batch, event.recovered, event.failed)
+                is_told = self._blame(record, batch, event)
+            if batch.received < batch.count:
+                self._dispatcher.put_back(batch.cut(batch.received, batch.count), record)
+        return is_told
+
+    def _blame(self, record: WorkerRecord, batch: Batch, event: m.Died) -> bool:
+        """Fail or retry what ran when its worker died; return whether a caller is told of the death.
+
+        That is one item, unless the worker had more results than it left behind: each of those has run as well.
+        """
+        is_told = False
+        stop = 0 if event.running is None else min(event.running + 1, batch.count)
+        for at in range(batch.received, stop):
+            error = failures.death(record, event, batch, batch.start + at, self._describe(record.worker_id))
+            record.death = error
+            batch.received += 1
+            if self.may_retry(batch, error):
+                self._dispatcher.put_back(batch.cut(at, at + 1, batch.attempts + 1), record)
+            else:
+                self._ledger.deliver(batch, at, [Failure(error)], True, record.worker_id)
+                is_told = not batch.rules.is_dropped
+        return is_told
+
+    def time_out(self, record: WorkerRecord) -> None:
+        """Fail or retry the oldest batch of a worker, which has run too long."""
+        batch = self.take_head(record)
+        rules = batch.rules
+        seconds = rules.timeout or 0.0
+
+        def make_error(item: int) -> BaseException:
+            return TaskTimeoutError(record.worker_id, rules.method, item, seconds)
+
+        if self.may_retry(batch, make_error(batch.start)):
+            self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)
+        else:
+            self._ledger.fail(batch, batch.received, batch.count, make_error, record.worker_id)
+
+    def take_back(self, record: WorkerRecord, seq: int, error: BaseException) -> None:
+        """End the items of a batch that could not be sent after all."""
+        batch = next((batch for batch in reversed(record.inflight) if batch.seq == seq), None)
+        if batch is None:
+            return
+        is_head = batch is record.inflight[0]
+        record.inflight.remove(batch)
+        self._ledger.fail(batch, 0, batch.count, lambda _item: error, record.worker_id)
+        if is_head:
+            batch.rules.running.discard(record.worker_id)
+            record.deadline = None
+            if record.inflight:
+                self._dispatcher.begin_head(record, record.inflight[0])

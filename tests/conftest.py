@@ -1,0 +1,97 @@
+"""What every test gets: a check that nothing is left behind, and tools to wait."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from objproxy import ProxyPool
+from targets import Gate, poll_until
+
+_SHARED_MEMORY = Path("/dev/shm")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+#: The engine's stays for half a second after the last future, and a test shows that it goes. The other is tqdm's, for
+#: ever.
+_LINGERING_THREADS = ("objproxy-pump", "TMonitor")
+
+
+def _children() -> set[int]:
+    """Return the children of all generations but the root nursery, which lives as long as the program."""
+    return {child.pid for child in psutil.Process().children(recursive=True) if not _may_stay(child)}
+
+
+def _may_stay(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return True
+    is_root = "run_root(" in command and process.ppid() == os.getpid()
+    return is_root or "resource_tracker" in command
+
+
+def _threads() -> set[threading.Thread]:
+    return {
+        thread for thread in threading.enumerate() if not {thread.name, type(thread).__name__} & {*_LINGERING_THREADS}
+    }
+
+
+def _n_descriptors() -> int:
+    return len(list(_DESCRIPTORS.iterdir())) if _DESCRIPTORS.exists() else 0
+
+
+def _segments() -> set[str]:
+    return {path.name for path in _SHARED_MEMORY.glob("objproxy*")} if _SHARED_MEMORY.exists() else set()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root_nursery() -> None:
+    """Start what lives as long as the program, so that no test seems to leave it behind."""
+    with ProxyPool(dict, worker_count=1, backend="process"):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail if a test leaves children, threads, descriptors or shared memory behind."""
+    before = _children(), _threads(), _n_descriptors(), _segments()
+    yield
+    checks = {
+        "children": lambda: _children() <= before[0],
+        "threads": lambda: _threads() <= before[1],
+        "descriptors": lambda: _n_descriptors() <= before[2],
+        "shared memory": lambda: _segments() <= before[3],
+    }
+    for what, is_clean in checks.items():
+        if is_clean():
+            continue
+        gc.collect()  # what is only reachable through a cycle is not left behind
+        try:
+            poll_until(is_clean, 5.0)
+        except TimeoutError:
+            left = {
+                "children": _children() - before[0],
+                "threads": _threads() - before[1],
+                "shared memory": _segments(),
+            }
+            pytest.fail(f"the test left {what} behind: {left.get(what, _n_descriptors() - before[2])}")
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Iterator[type[Gate]]:
+    """Give a maker of gates by name; when the test ends, every gate is open, so that nobody waits for ever."""
+    made: list[Gate] = []
+
+    def make(name: str) -> Gate:
+        made.append(Gate(tmp_path / f"gate-{name}"))
+        return made[-1]
+
+    yield make  # type: ignore[misc]
+    for gate in made:
+        gate.open()

@@ -1,0 +1,211 @@
+"""The benchmarks run and find right results; how fast anything is, is never asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from targets import poll_until
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import _lane, _report, _rounds, uneven_items  # noqa: E402  (the folder is no part of the package)
+from benchmarks._model import OURS, Contender, Experiment, Outcome, Outcomes, ratio, ratio_to_best  # noqa: E402
+
+QUESTIONS = {
+    "round_trip": 1,
+    "tiny_items": 3,
+    "uneven_items": 2,
+    "start_up": 2,
+    "lazy_memory": 1,
+    "import_time": 1,
+}
+
+
+def answer(value: int) -> list[float]:
+    return [float(value), 2.0 * value]
+
+
+def answer_with_facts(value: int) -> tuple[list[float], dict[str, str]]:
+    return [float(value)], {"kind": "exact"}
+
+
+def be_wrong(value: int) -> list[float]:
+    _lane.check(value == 0, value)
+    return [0.0]
+
+
+def hang(value: int, path: str) -> list[float]:
+    pid = os.fork()  # a worker that must be ended too
+    if pid:
+        Path(path).write_text(str(pid))
+    time.sleep(1000)
+    return [0.0]
+
+
+def crash(value: int) -> list[float]:
+    raise RuntimeError(f"no luck with {value}")
+
+
+def import_nothing(value: int) -> list[float]:
+    import no_such_library  # noqa: F401
+
+    return [0.0]
+
+
+def run_lane(function: Any, timeout: float = 60.0, **arguments: str) -> dict[str, Any]:
+    return _rounds.run_lane(Contender("any", function, arguments), {"value": 3}, timeout)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def lanes_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_is_answered_for_objproxy(question: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{question}", "--quick", "--only", OURS, "--output", str(tmp_path)]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert completed.returncode == 0, completed.stderr
+    document = json.loads((tmp_path / f"{question}.json").read_text())
+    assert document["machine"]["python"]
+    assert document["versions"]["numpy"]
+    assert len(document["experiments"]) == QUESTIONS[question]
+    for experiment in document["experiments"]:
+        (contender,) = experiment["contenders"]
+        assert contender["status"] == "ok", contender
+        assert contender["rounds"][0]
+        assert experiment["targets"]
+    assert (tmp_path / f"{question}.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
+
+
+@pytest.mark.slow
+def test_one_command_prints_all_targets_with_a_verdict(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--question", "import_time", "--output", str(tmp_path)]
+    only = ["--only", OURS, "bare Python"]
+    completed = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert completed.returncode == 0, completed.stderr
+    summary = completed.stdout.partition("Quick:")[2]
+    assert "under 30 ms over bare Python" in summary
+    assert "loads no NumPy" in summary
+
+
+def test_a_lane_reports_values() -> None:
+    assert run_lane(answer)["values"] == [3.0, 6.0]
+
+
+def test_a_lane_reports_facts() -> None:
+    assert run_lane(answer_with_facts)["facts"] == {"kind": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "message"),
+    [
+        (be_wrong, "wrong", "wrong results 3"),
+        (crash, "failed", "RuntimeError: no luck with 3"),
+        (import_nothing, "not importable", "ModuleNotFoundError: No module named 'no_such_library'"),
+    ],
+)
+def test_a_lane_reports_what_went_wrong(function: Any, status: str, message: str) -> None:
+    report = run_lane(function)
+    assert (report["status"], report["message"]) == (status, message)
+
+
+def test_a_contender_that_hangs_is_ended_with_its_workers(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    assert run_lane(hang, timeout=3.0, path=str(path))["status"] == "hangs"
+    poll_until(lambda: has_ended(int(path.read_text())), 10.0)
+
+
+def test_contenders_take_turns_and_a_failing_one_takes_no_further() -> None:
+    contenders = (Contender("first", answer), Contender("second", crash), Contender("third", answer))
+    experiment = Experiment("name", "title", "s", contenders, (), {"value": 1}, {"value": 2}, rounds=2)
+    outcomes, sizes = _rounds.run_experiment(experiment)
+    assert sizes == {"value": 1}
+    assert outcomes["first"].rounds == outcomes["third"].rounds == ((1.0, 2.0), (1.0, 2.0))
+    assert outcomes["second"].status == "failed"
+
+
+def make_outcomes(**medians: float) -> Outcomes:
+    return Outcomes(
+        {name: Outcome(name, "ok", rounds=((median,),), is_peer=name != OURS) for name, median in medians.items()}
+    )
+
+
+def test_a_target_is_reached_up_to_its_limit() -> None:
+    assert ratio("peer", 0.5).judge(make_outcomes(objproxy=1.0, peer=2.0)).is_reached
+
+
+def test_a_missed_target_says_by_how_much() -> None:
+    verdict = ratio("peer", 0.5).judge(make_outcomes(objproxy=3.0, peer=4.0))
+    assert (verdict.is_reached, verdict.value, verdict.text) == (False, 0.75, "missed by 50 %")
+
+
+def test_the_smallest_values_are_compared_too() -> None:
+    outcomes = make_outcomes(objproxy=3.0, peer=4.0)
+    outcomes["objproxy"] = Outcome("objproxy", "ok", rounds=((1.0, 3.0), (3.0, 5.0)))
+    verdict = ratio("peer", 0.5).judge(outcomes)
+    assert (verdict.value, verdict.quietest) == (0.75, 0.25)
+
+
+def test_a_target_without_its_contender_is_not_judged() -> None:
+    verdict = ratio("peer", 0.5).judge(make_outcomes(objproxy=3.0))
+    assert (verdict.is_reached, verdict.value, verdict.text) == (False, None, "peer was not measured")
+
+
+def test_the_best_peer_counts() -> None:
+    assert ratio_to_best().judge(make_outcomes(objproxy=3.0, fast=2.0, slow=4.0)).value == 1.5
+
+
+def test_a_table_shows_those_that_have_no_values_too() -> None:
+    outcomes = make_outcomes(objproxy=1.0, peer=2.0)
+    outcomes["other"] = Outcome("other", "hangs", "no answer within 1 s")
+    experiment = Experiment("name", "title", "ms", (), (), {}, {})
+    table = _report.format_result(_report.Result(experiment, {}, outcomes, ()))
+    assert "2000.0" in table
+    assert "no answer within 1 s" in table
+
+
+def test_without_matplotlib_there_is_a_file_of_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    experiment = Experiment("name", "title", "ms", (), (), {}, {})
+    result = _report.Result(experiment, {"n_items": 3}, make_outcomes(objproxy=1.0, peer=2.0), ())
+    (path,) = _report.write_results("question", [result], tmp_path)
+    (document,) = json.loads(path.read_text())["experiments"]
+    assert document["sizes"] == {"n_items": 3}
+    assert [contender["median"] for contender in document["contenders"]] == [1.0, 2.0]
+
+
+def test_uneven_items_are_the_same_in_every_run() -> None:
+    costs = uneven_items.make_costs(100, 2)
+    assert costs == uneven_items.make_costs(100, 2)
+    assert sorted(set(costs)) == [2, 200]
+    assert costs.count(200) == 5
+
+
+@pytest.mark.parametrize(("costs", "makespan"), [([1, 1, 1, 1], 2.0), ([1, 2, 3], 4.0), ([1, 1, 10], 11.0)])
+def test_in_order_the_free_worker_takes_the_next_item(costs: list[int], makespan: float) -> None:
+    assert uneven_items.in_order_makespan(costs, 2) == makespan
+
+
+@pytest.mark.parametrize(("costs", "makespan"), [([1, 1, 1, 1], 2.0), ([10, 1, 1], 10.0)])
+def test_no_makespan_is_shorter_than_the_ideal(costs: list[int], makespan: float) -> None:
+    assert uneven_items.ideal_makespan(costs, 2) == makespan

@@ -1,0 +1,30 @@
+"""The ways in which a pool can run: every back end with every start method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from objproxy import ProxyPool
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One back end with one start method."""
+
+    name: str
+    options: dict[str, Any]
+    is_process: bool = False
+    is_concurrent: bool = True
+
+
+WAYS = (
+    Way("serial", {"backend": "serial"}, is_concurrent=False),
+    Way("thread", {"backend": "thread"}),
+    Way("forkserver", {"backend": "process", "start_method": "forkserver"}, is_process=True),
+    Way("fork", {"backend": "process", "start_method": "fork"}, is_process=True),
+    Way("spawn", {"backend": "process", "start_method": "spawn"}, is_process=True),
+)
+
+MakePool = Callable[..., ProxyPool[Any]]
