@@ -4,8 +4,8 @@ Command: ``python -m benchmarks.tiny_items``
 
 Three tables. *Own chunking*: each system chooses its chunks; those that do not (`ProcessPoolExecutor`, loky, pebble)
 get the size that `multiprocessing.Pool.map` would choose, as their documents recommend for long lists. *First map*:
-the same, but the first map of a new pool, which has had one call per worker before. *chunksize=1*: each item in a
-message of its own, or as far as a system allows.
+the same, but the first map of a new pool, which has had one call per worker before. *chunksize=1*: each item is
+handed out alone; how many then travel in one message is the system's own business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One class, many live instances: a pool of workers that each hold an object, used as if they were one.
 
-Importing this package loads neither NumPy nor anything else that is large; each name loads what it needs when it is first used
-(PEP 562).
+Importing this package loads neither NumPy nor anything else that is large; each name loads what it needs when it is
+first used (PEP 562).
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class PoolCore:
         method = self.settings.start_method or next(iter(self.backend.capabilities.start_methods), "")
         where = f"{self.backend.name}/{method}" if method else self.backend.name
         phase = self.driver.state.phase
-        return f"<ProxyPool {self.recipe.name!r} of {self.recipe.info.name}, {self.n_workers} workers, {where}, {phase}>"
+        return (
+            f"<ProxyPool {self.recipe.name!r} of {self.recipe.info.name}, {self.n_workers} workers, {where}, {phase}>"
+        )
 
     @property
     def n_workers(self) -> int:
@@ -76,7 +78,7 @@ class PoolCore:
         """The workers, in order."""
         return range(self.n_workers)
 
-    # ---- life -----------------------------------------------------------------------------------------------------------
+    # ---- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start every worker; see `Driver.start`."""
@@ -122,7 +124,7 @@ class PoolCore:
     def _is_anyone(self, *phases: str) -> bool:
         return any(record.phase in phases for record in list(self.driver.state.workers.values()))
 
-    # ---- calls ----------------------------------------------------------------------------------------------------------
+    # ---- calls -------------------------------------------------------------------------------------------------------
 
     def submit(self, operation: Operation, options: CallOptions, worker_id: int | None = None) -> CallFuture:
         """Submit one operation; return its future."""
@@ -146,8 +148,8 @@ class PoolCore:
     def forget_stream(self, handle: StreamHandle) -> None:
         """End a generator that nobody holds any more, without waiting for it.
 
-        This is called when an object is deleted, which may happen anywhere: also in a thread that is in the state machine at
-        this moment. Then the generator is kept for the next time.
+        This is called when an object is deleted, which may happen anywhere: also in a thread that is in the state
+        machine at this moment. Then the generator is kept for the next time.
         """
         self._forgotten.append(handle)
         while self._forgotten and not self.driver.is_locked:
@@ -158,9 +160,13 @@ class PoolCore:
             payload = self.verbs.encode(Operation("drop", "close", (handle.stream_id, handle.generation), {}))
             self.driver.submit([Batch(Call("close", is_task=False), 0, 1, payload, handle.worker_id)])
 
-    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
-        """Return the results of a broadcast; or raise the error of the first worker that failed, which names the others."""
-        failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
+    def settle_every(
+        self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]
+    ) -> list[Any]:
+        """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
+        failing = [
+            worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure
+        ]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
         if options.on_error == "raise":
@@ -193,7 +199,11 @@ class PoolCore:
     def with_note(self, error: BaseException, name: str, item: int | None, worker_id: int | None) -> BaseException:
         """Add to a user's error where it happened; errors of our own say it themselves."""
         if not isinstance(error, ObjProxyError):
-            where = "" if worker_id is None else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
+            where = (
+                ""
+                if worker_id is None
+                else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
+            )
             which = "" if item is None else f", item {item}"
             note = f"raised{where} by method {name!r}{which}"
             if note not in getattr(error, "__notes__", ()):
@@ -210,7 +220,7 @@ class PoolCore:
         for worker_id, outcome in enumerate(outcomes):
             self.recipe.snapshots[worker_id] = self.settle_one(outcome, "checkpoint", worker_id)
 
-    # ---- what it tells --------------------------------------------------------------------------------------------------
+    # ---- what it tells -----------------------------------------------------------------------------------------------
 
     def views(self) -> tuple[WorkerView, ...]:
         """Return one record for each worker."""
@@ -249,7 +259,7 @@ class PoolCore:
 
 
 def _sorted_records(state: PoolState) -> list[WorkerRecord]:
-    return [record for _, record in sorted(list(state.workers.items()))]
+    return [record for _, record in sorted(state.workers.items())]
 
 
 def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> PoolContext:
@@ -261,7 +271,8 @@ def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> Po
         on_progress=settings.on_progress,
         on_log=handle_record,
         start_method=settings.start_method or "",
-        # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by itself.
+        # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by
+        # itself.
         preload=recipe.factory if crosses and not is_gpu_pool else None,
         modules=tuple(recipe.modules),
         environ=settings.thread_environ(recipe.n_workers),
@@ -281,5 +292,3 @@ def _end_forgotten(driver: Driver, name: str, owner_pid: int) -> None:
     if os.getpid() == owner_pid and driver.state.phase != "closed":
         warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
         driver.kill(PoolClosedError("the pool was forgotten without being closed"))
-
-

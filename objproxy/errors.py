@@ -16,8 +16,8 @@
     ├── DeviceError         (ValueError)       a device that is not there
     └── NotSupportedError   (NotImplementedError)  an option that this back end cannot honour
 
-The facts are attributes; the text is built from them in the class, so that it is the same everywhere. Every error survives
-pickling with its facts, its notes and its ``attempts``.
+The facts are attributes; the text is built from them in the class, so that it is the same everywhere. Every error
+survives pickling with its facts, its notes and its ``attempts``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ObjProxyError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - a carrier of text, shown as the cause of the error itself
+class RemoteTraceback(Exception):
     """The traceback of a worker, as text; it is the ``__cause__`` of an exception that a method raised.
 
     Parameters
@@ -111,8 +111,8 @@ _LIKELY_CAUSE = {
 class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
     """A worker process ended while somebody needed it.
 
-    The worker is replaced by one with the same ``worker_id`` and device, and the next ``generation``; what its object held is
-    lost unless ``on_restart`` says otherwise.
+    The worker is replaced by one with the same ``worker_id`` and device, and the next ``generation``; what its object
+    held is lost unless ``on_restart`` says otherwise.
 
     Attributes
     ----------
@@ -193,14 +193,16 @@ class PoisonTaskError(WorkerDiedError):
     """An item that killed a worker on each of its attempts (``options(retries=...)``); it is not tried again."""
 
     def _advice(self) -> str:
-        return f"The item killed a worker on each of its {self.attempts} attempts and is given up; the other items go on"
+        return (
+            f"The item killed a worker on each of its {self.attempts} attempts and is given up; the other items go on"
+        )
 
 
 class WorkerInitError(ObjProxyError):
     """A worker could not be set up: its constructor raised, died, or ran past ``init_timeout``.
 
-    The exception of the constructor, where there is one, is the ``__cause__``. While a pool is being made, every worker of it
-    is gone when this is raised.
+    The exception of the constructor, where there is one, is the ``__cause__``. While a pool is being made, every worker
+    of it is gone when this is raised.
 
     Attributes
     ----------
@@ -316,7 +318,8 @@ class ResultPickleError(ObjProxyError, TypeError):
         self.type_name = type_name
         self.reason = reason
         super().__init__(
-            f"the result of {method!r} on worker {worker_id} is of type {type_name} and cannot cross to the caller: {reason}. "
+            f"the result of {method!r} on worker {worker_id} is of type {type_name} and cannot cross to the caller: "
+            f"{reason}. "
             "Return something that pickles, or keep it in the object and ask for parts of it."
         )
 

@@ -129,7 +129,7 @@ def resident_bytes(pid: int | None) -> int | None:
 
 def _resident_bytes_portably(pid: int) -> int | None:
     try:
-        import psutil  # noqa: PLC0415 - an extra
+        import psutil  # an extra
     except ImportError:
         return None
     try:

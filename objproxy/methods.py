@@ -32,7 +32,9 @@ _ASYNC_TASKS_PER_WORKER = 4
 class _Method:
     """What the methods of a pool and of one instance have in common."""
 
-    def __init__(self, core: PoolCore, info: MethodInfo, options: CallOptions = DEFAULTS, *, has_options: bool = False) -> None:
+    def __init__(
+        self, core: PoolCore, info: MethodInfo, options: CallOptions = DEFAULTS, *, has_options: bool = False
+    ) -> None:
         self._core = core
         self._info = info
         self._options = options
@@ -59,7 +61,8 @@ class _Method:
 class PoolMethod(_Method):
     """One method of the instances of a pool.
 
-    Calling it runs it once on every instance, or once for each item with ``map_args=True``. The other verbs are its methods.
+    Calling it runs it once on every instance, or once for each item with ``map_args=True``. The other verbs are its
+    methods.
     """
 
     def __repr__(self) -> str:
@@ -98,7 +101,7 @@ class PoolMethod(_Method):
             return self._options, kwargs
         return self._changed(changes), {name: value for name, value in kwargs.items() if name not in changes}
 
-    # ---- broadcast ------------------------------------------------------------------------------------------------------
+    # ---- broadcast ---------------------------------------------------------------------------------------------------
 
     def broadcast(self, /, *args: Any, **kwargs: Any) -> list[Any]:
         """Run the method once on every instance.
@@ -122,7 +125,7 @@ class PoolMethod(_Method):
             core.note_broadcast(operation)
         return shape_results([results], options.stack_results)
 
-    # ---- maps -----------------------------------------------------------------------------------------------------------
+    # ---- maps --------------------------------------------------------------------------------------------------------
 
     def map(self, /, *args: Iterable[Any], **kwargs: Iterable[Any]) -> list[Any]:
         """Run the method once for each item.
@@ -179,8 +182,8 @@ class PoolMethod(_Method):
         Returns
         -------
         ResultIterator
-            Results in the order of the items. At most ``options(buffersize=...)`` items are pulled and not yet yielded, so
-            endless input is fine. An item that fails raises when its turn comes; the iteration goes on behind it.
+            Results in the order of the items. At most ``options(buffersize=...)`` items are pulled and not yet yielded,
+            so endless input is fine. An item that fails raises when its turn comes; the iteration goes on behind it.
         """
         return self._stream(args, kwargs, is_ordered=True)
 
@@ -232,7 +235,7 @@ class PoolMethod(_Method):
             on_value=core.settle_value,
         )
 
-    # ---- futures and asyncio --------------------------------------------------------------------------------------------
+    # ---- futures and asyncio -----------------------------------------------------------------------------------------
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method once, on whichever instance is free.
@@ -245,7 +248,7 @@ class PoolMethod(_Method):
         return self._core.submit(self._operation(args, kwargs), self._options)
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run the method once, on whichever instance is free, and await its result; cancelling the await cancels the call."""
+        """Run the method once, on whichever instance is free, and await its result; to cancel that cancels the call."""
         return await _awaitable(self.submit(*args, **kwargs))
 
     async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
@@ -307,7 +310,9 @@ class InstanceMethod(_Method):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and return its result."""
         self._info.check(args, kwargs)
-        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
+        outcome = self._core.verbs.one(
+            self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy
+        )
         if type(outcome) is Failure and self._options.on_error == "return":
             return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
         return self._core.settle_one(outcome, self._info.name, self._worker_id)
@@ -358,7 +363,9 @@ class RemoteStream(Iterator[Any]):
             self._is_ended = True
             handle = self._handle
             operation = Operation("drop", self._name, (handle.stream_id, handle.generation), {})
-            self._core.settle_one(self._core.verbs.one(handle.worker_id, operation, is_task=False), self._name, handle.worker_id)
+            self._core.settle_one(
+                self._core.verbs.one(handle.worker_id, operation, is_task=False), self._name, handle.worker_id
+            )
 
     def __del__(self) -> None:
         if not getattr(self, "_is_ended", True):
@@ -374,12 +381,14 @@ class RemoteStream(Iterator[Any]):
 
 
 def _awaitable(future: CallFuture) -> asyncio.Future[Any]:
-    import asyncio  # noqa: PLC0415 - 12 ms, and a program that can await has loaded it already
+    import asyncio  # 12 ms, and a program that can await has loaded it already
 
     return asyncio.wrap_future(future)
 
 
-async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+async def _zip_async(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Zip iterables and async iterables to the shortest."""
     pulls = [_puller(source) for source in (*args, *kwargs.values())]
     while pulls:
@@ -404,5 +413,3 @@ def _puller(source: Any) -> Any:
             raise StopAsyncIteration from None
 
     return pull
-
-

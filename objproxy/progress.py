@@ -9,7 +9,9 @@ from typing import Any
 def check_progress_bar(wanted: Any) -> None:
     """Check that `wanted` says what bar there shall be."""
     if wanted is not None and not isinstance(wanted, (bool, dict)) and not callable(wanted):
-        raise TypeError(f"progress_bar={wanted!r}: expected True, False, a dict of tqdm's options, or a function of (done, total)")
+        raise TypeError(
+            f"progress_bar={wanted!r}: expected True, False, a dict of tqdm's options, or a function of (done, total)"
+        )
 
 
 class Progress:
@@ -50,6 +52,6 @@ class Progress:
 
 
 def _make_bar(options: dict[str, Any]) -> Any:
-    from tqdm import tqdm  # noqa: PLC0415 - who shows no bar never loads it
+    from tqdm import tqdm  # who shows no bar never loads it
 
     return tqdm(**options)

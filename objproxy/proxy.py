@@ -10,17 +10,14 @@ from typing import Any, Generic, TypeVar, cast
 from objproxy import backends
 from objproxy._checks import check_count
 from objproxy._cpus import usable_cpu_count
-from objproxy._engine.messages import Failure
 from objproxy._worker.execute import CallableMarker
-from objproxy._worker.wire import Operation
 from objproxy.core import PoolCore
 from objproxy.devices import Device, resolve_devices
 from objproxy.errors import NotSupportedError
 from objproxy.insights import Insights, WorkerView
-from objproxy.methods import InstanceMethod, PoolMethod
-from objproxy.options import DEFAULTS, suggest
+from objproxy.instances import Instance, call_info, class_names, read_attribute, write_attribute
+from objproxy.methods import PoolMethod
 from objproxy.recipe import PoolRecipe
-from objproxy.results import shape_results
 from objproxy.settings import PoolSettings, check_cpu_ids
 from objproxy.signatures import ClassInfo, MethodInfo
 
@@ -43,8 +40,8 @@ class ProxyPool(Generic[T]):
     cls : type or callable
         Any class, or a function that makes an object; importable or not. It is called in each worker.
     devices : object
-        One worker for each device that this stands for, see `objproxy.devices.resolve_devices`. Default: one CPU worker for each
-        CPU that this process may use.
+        One worker for each device that this stands for, see `objproxy.devices.resolve_devices`. Default: one CPU worker
+        for each CPU that this process may use.
     worker_count : int or None
         Number of workers; over `devices` round robin if both are given, else CPU workers.
     init_args, init_kwargs : tuple, dict
@@ -56,13 +53,14 @@ class ProxyPool(Generic[T]):
     separate_processes : bool
         False: threads, as with ``backend="thread"``.
     backend : str or object
-        "process" (default), "thread", "serial", or an object with the methods of `objproxy.backends.base.Backend`. Default: the
-        environment variable OBJPROXY_BACKEND, else "process".
+        "process" (default), "thread", "serial", or an object with the methods of `objproxy.backends.base.Backend`.
+        Default: the environment variable OBJPROXY_BACKEND, else "process".
     start_method : str or None
         "forkserver" (default: clean and fast), "fork" or "spawn"; shown by ``repr(pool)``.
     seed : int or None
-        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``, which in
-        a map has a stream for each item that does not depend on the number of workers. Without a seed all streams differ.
+        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``,
+        which in a map has a stream for each item that does not depend on the number of workers. Without a seed all
+        streams differ.
     max_tasks_per_worker : int or None
         Items after which a worker is replaced by a fresh one.
     max_restarts : tuple
@@ -73,8 +71,8 @@ class ProxyPool(Generic[T]):
     init_timeout : float or None
         Seconds for a constructor.
     threads_per_worker : int, "auto" or None
-        Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out. A
-        variable that is set already wins.
+        Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
+        A variable that is set already wins.
     cpu_ids : sequence or None
         Processors of each worker: an int, or a list of them, for each.
     on_progress : callable or None
@@ -97,13 +95,14 @@ class ProxyPool(Generic[T]):
 
     Notes
     -----
-    ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the workers.
-    ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results in the order of
-    the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]`` is one instance;
-    iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set on, all instances.
+    ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the
+    workers. ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results
+    in the order of the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]``
+    is one instance; iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set
+    on, all instances.
 
-    Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`, the worker
-    is replaced, and everything else goes on.
+    Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`,
+    the worker is replaced, and everything else goes on.
 
     Examples
     --------
@@ -184,7 +183,7 @@ class ProxyPool(Generic[T]):
         self.__dict__["_core"] = PoolCore(recipe, engine, settings)
         self._core.start()
 
-    # ---- the pool's own names -------------------------------------------------------------------------------------------
+    # ---- the pool's own names ----------------------------------------------------------------------------------------
 
     @property
     def workers(self) -> tuple[WorkerView, ...]:
@@ -224,8 +223,8 @@ class ProxyPool(Generic[T]):
         Parameters
         ----------
         n_workers : int
-            New number. Workers that go (those with the highest numbers) finish what they run and end politely; new ones are
-            made as the first were.
+            New number. Workers that go (those with the highest numbers) finish what they run and end politely; new ones
+            are made as the first were.
         """
         if n_workers is None:
             raise TypeError("resize(None): expected the number of workers")
@@ -243,10 +242,10 @@ class ProxyPool(Generic[T]):
         self._core.checkpoint()
 
     def insights(self) -> Insights:
-        """Return where the time went: start-up, constructor, waiting, working, end, for each worker; the slowest items."""
+        """Return where the time of each worker went (start, constructor, waiting, work, end), and the slowest items."""
         return self._core.insights()
 
-    # ---- instances ------------------------------------------------------------------------------------------------------
+    # ---- instances ---------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Return the number of workers."""
@@ -287,10 +286,10 @@ class ProxyPool(Generic[T]):
         """Call every instance, as any of its methods."""
         method = self._methods.get("__call__")
         if method is None:
-            method = self._methods["__call__"] = PoolMethod(self._core, _call_info(self._core))
+            method = self._methods["__call__"] = PoolMethod(self._core, call_info(self._core))
         return method(*args, **kwargs)
 
-    # ---- names of the class ---------------------------------------------------------------------------------------------
+    # ---- names of the class ------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         """Return a method of the instances, or what they hold under this name."""
@@ -322,9 +321,9 @@ class ProxyPool(Generic[T]):
 
     def __dir__(self) -> list[str]:
         """Return the pool's own names and those of the class and its instances."""
-        return sorted({*POOL_NAMES, *_class_names(self._core)})
+        return sorted({*POOL_NAMES, *class_names(self._core)})
 
-    # ---- life -----------------------------------------------------------------------------------------------------------
+    # ---- life --------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> ProxyPool[T]:
         return self
@@ -340,7 +339,9 @@ class ProxyPool(Generic[T]):
         return repr(self._core)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a ProxyPool cannot be pickled: its workers belong to this process; make a pool where it is needed")
+        raise TypeError(
+            "a ProxyPool cannot be pickled: its workers belong to this process; make a pool where it is needed"
+        )
 
 
 class Remote:
@@ -361,85 +362,10 @@ class Remote:
         write_attribute(self.__dict__["_pool"]._core, name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted(_class_names(self.__dict__["_pool"]._core))
+        return sorted(class_names(self.__dict__["_pool"]._core))
 
     def __repr__(self) -> str:
         return f"<names of the instances of {self.__dict__['_pool']!r}>"
-
-
-class Instance:
-    """One instance of a pool: its methods return plain results, its attributes are read and set there."""
-
-    def __init__(self, core: PoolCore, worker_id: int) -> None:
-        self.__dict__["_core"] = core
-        self.__dict__["_worker_id"] = worker_id
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"underscored names are not forwarded: {name!r}")
-        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
-        info = core.recipe.info.find(name)
-        if info is None:
-            outcome = core.verbs.one(worker_id, Operation("get", name, (), {}), is_task=False)
-            value = core.settle_one(_explain_missing(core, outcome, name), name, worker_id)
-            if not isinstance(value, CallableMarker):
-                return value
-            info = MethodInfo(name, None, drops_self=False)
-        method = self.__dict__[name] = InstanceMethod(core, info, worker_id)
-        return method
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise AttributeError(f"underscored names are not forwarded: {name!r}")
-        self.__dict__.pop(name, None)  # it may have been a method until now
-        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
-        core.settle_one(core.verbs.one(worker_id, Operation("set", name, (value,), {}), is_task=False), name, worker_id)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
-        return InstanceMethod(core, _call_info(core), worker_id)(*args, **kwargs)
-
-    def __dir__(self) -> list[str]:
-        return sorted(_class_names(self.__dict__["_core"]))
-
-    def __repr__(self) -> str:
-        return f"<instance {self.__dict__['_worker_id']} of {self.__dict__['_core']!r}>"
-
-
-def _call_info(core: PoolCore) -> MethodInfo:
-    """Return what is known of calling the instances themselves."""
-    info = core.recipe.info.find("__call__")
-    if info is None and core.recipe.info.cls is not None:
-        raise TypeError(f"instances of {core.recipe.info.name} are not callable; call one of their methods: pool.method(...)")
-    return info or MethodInfo("__call__", None, drops_self=False)
-
-
-def read_attribute(core: PoolCore, name: str) -> Any:
-    """Read an attribute of every instance; return the values stacked, or `CallableMarker` for a method."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("get", name, (), {}), is_task=False)
-    outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
-    values = core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
-    if any(isinstance(value, CallableMarker) for value in values):
-        return values[0]
-    return shape_results([values], True)
-
-
-def write_attribute(core: PoolCore, name: str, value: Any) -> None:
-    """Set an attribute on every instance."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("set", name, (value,), {}), is_task=False)
-    core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
-
-
-def _explain_missing(core: PoolCore, outcome: Any, name: str) -> Any:
-    """Give an `AttributeError` of a name that does not exist the text of a caller's mistake, with close matches."""
-    if type(outcome) is Failure and type(outcome.error) is AttributeError and not core.recipe.info.has_data(name):
-        text = f"{core.recipe.info.name} has no method or attribute {name!r}{suggest(name, _class_names(core))}"
-        return Failure(AttributeError(text, name=name))
-    return outcome
-
-
-def _class_names(core: PoolCore) -> list[str]:
-    return [*core.recipe.info.public_names(), *core.backend.info(0).attributes]
 
 
 def _resolve_workers(
@@ -457,7 +383,7 @@ def _resolve_workers(
 
 
 def _refuse_bare_fork(start_method: str | None, devices: Sequence[Device | None]) -> None:
-    """A CUDA context does not survive a fork: every call into it fails, or hangs."""
+    """Refuse what cannot work: a CUDA context does not survive a fork, every call into it fails, or hangs."""
     if start_method == "fork" and any(device is not None for device in devices):
         raise NotSupportedError(
             "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
@@ -470,7 +396,9 @@ def _arguments(
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Return (args, kwargs) for each worker, or one entry that stands for all."""
     if isinstance(init_args, (str, bytes)) or not isinstance(init_args, Sequence):
-        raise TypeError(f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)")
+        raise TypeError(
+            f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)"
+        )
     if init_kwargs is not None and not isinstance(init_kwargs, Mapping):
         raise TypeError(f"init_kwargs={init_kwargs!r}: expected a dict of the constructor's keyword arguments")
     common, names = tuple(init_args), dict(init_kwargs or {})
@@ -510,4 +438,6 @@ def _warn_of_hidden_names(info: ClassInfo) -> None:
     hidden = sorted((POOL_NAMES - _EXPECTED_TWICE) & set(info.public_names()))
     if hidden:
         names = ", ".join(f"pool.remote.{name}" for name in hidden)
-        warnings.warn(f"{info.name} has names that the pool has too; reach the class's own as {names}", UserWarning, stacklevel=4)
+        warnings.warn(
+            f"{info.name} has names that the pool has too; reach the class's own as {names}", UserWarning, stacklevel=4
+        )

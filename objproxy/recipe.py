@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from objproxy._pickle_path import find_culprit
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
-from objproxy._pickle_path import find_culprit
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError
 from objproxy.signatures import ClassInfo
@@ -72,7 +72,7 @@ class PoolRecipe:
         self._is_masked = is_masked
         self._on_restart = on_restart
         self._factory: bytes | None = None
-        self._encoded: dict[int, bytes] = {}
+        self._encoded: dict[tuple[int, str | None], bytes] = {}
 
     @property
     def modules(self) -> list[str]:
@@ -105,7 +105,9 @@ class PoolRecipe:
         """Return the constructor's arguments, with the device filled in where it asks for one."""
         given = self._arguments
         if len(given) > 1 and worker_id >= len(given):
-            raise ValueError(f"init_args_each has arguments for {len(given)} workers, there are none for worker {worker_id}")
+            raise ValueError(
+                f"init_args_each has arguments for {len(given)} workers, there are none for worker {worker_id}"
+            )
         args, kwargs = given[worker_id] if len(given) > 1 else given[0]
         name = self._device_parameter(args, kwargs)
         if name is None:
@@ -114,7 +116,7 @@ class PoolRecipe:
 
     def _device_parameter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """Return the name of the constructor's parameter for the device, if it has one that was not given."""
-        signature = self.info.constructor_parameters()
+        signature = self.info.constructor_signature
         if signature is None:
             return None
         try:
@@ -123,14 +125,20 @@ class PoolRecipe:
             return None  # the constructor itself will say what is wrong
         for name in ("device", "devices"):
             parameter = signature.parameters.get(name)
-            if parameter is not None and name not in bound and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            if (
+                parameter is not None
+                and name not in bound
+                and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            ):
                 return None if parameter.kind is parameter.POSITIONAL_ONLY else name
         return None
 
     def _encode_arguments(self, worker_id: int) -> bytes:
-        if worker_id not in self._encoded:
-            self._encoded[worker_id] = _dumps(self.info.name, self.arguments(worker_id), "the constructor's arguments")
-        return self._encoded[worker_id]
+        """Pickle the constructor's arguments, once for all workers that get the same."""
+        key = (worker_id if len(self._arguments) > 1 else 0, self.describe_device(worker_id))
+        if key not in self._encoded:
+            self._encoded[key] = _dumps(self.info.name, self.arguments(worker_id), "the constructor's arguments")
+        return self._encoded[key]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
@@ -179,7 +187,7 @@ class PoolRecipe:
     def _seed_words(self, worker_id: int, generation: int) -> tuple[int, ...] | None:
         if not self._has_seed:
             return None
-        import numpy as np  # noqa: PLC0415 - only with a seed
+        import numpy as np  # only with a seed
 
         sequence = np.random.SeedSequence(self.entropy, spawn_key=worker_spawn_key(worker_id, generation))
         return tuple(int(word) for word in sequence.generate_state(_N_SEED_WORDS))

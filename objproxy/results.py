@@ -1,7 +1,7 @@
 """From outcomes to what the caller gets: errors are raised with notes, numbers and arrays are stacked.
 
-Stacking never changes a value. Numbers of one type, and arrays of one shape and dtype, become one array with the call on
-axis 0; everything else, mixed ints and floats among it, becomes a one-dimensional array of objects.
+Stacking never changes a value. Numbers of one type, and arrays of one shape and dtype, become one array with the call
+on axis 0; everything else, mixed ints and floats among it, becomes a one-dimensional array of objects.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -32,11 +32,12 @@ def shape_results(pieces: list[Sequence[Any]], stack_results: bool | Callable[[l
 
 def _stack_pieces(pieces: list[Sequence[Any]]) -> Any:
     """Stack; pieces that are buffers of numbers already are only copied."""
-    import numpy as np  # noqa: PLC0415 - who never stacks never loads NumPy
+    import numpy as np  # who never stacks never loads it
 
     kinds = {piece.typecode if isinstance(piece, array) else None for piece in pieces}
     if len(kinds) == 1 and None not in kinds:
-        return np.concatenate([np.frombuffer(piece, dtype=piece.typecode) for piece in pieces])  # type: ignore[attr-defined]
+        buffers = cast("list[array[Any]]", pieces)
+        return np.concatenate([np.frombuffer(buffer, dtype=buffer.typecode) for buffer in buffers])
     return stack(list(itertools.chain.from_iterable(pieces)))
 
 
@@ -54,7 +55,7 @@ def stack(results: list[Any]) -> Any:
         Of shape ``(len(results), *shape)`` for numbers (shape ``()``) and arrays of one shape and dtype, else of shape
         ``(len(results),)`` and dtype object.
     """
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     kinds = set(map(type, results))
     if not kinds:
@@ -71,7 +72,7 @@ def stack(results: list[Any]) -> Any:
 
 
 def _stack_one_kind(kind: type, results: list[Any]) -> Any:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     if kind is int:
         fits = min(results) in _INT64 and max(results) in _INT64

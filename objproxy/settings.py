@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -71,17 +72,25 @@ class PoolSettings:
         for name, is_refused in refused.items():
             if is_refused:
                 value = getattr(self, name)
-                raise NotSupportedError(f"{name}={value!r} cannot be honoured by backend={backend!r}; use backend='process'")
+                raise NotSupportedError(
+                    f"{name}={value!r} cannot be honoured by backend={backend!r}; use backend='process'"
+                )
         methods = capabilities.start_methods
         if self.start_method is not None and self.start_method not in methods:
-            raise ValueError(f"start_method={self.start_method!r}: expected one of {', '.join(map(repr, methods))}, or None")
+            raise ValueError(
+                f"start_method={self.start_method!r}: expected one of {', '.join(map(repr, methods))}, or None"
+            )
+
+    @functools.cached_property
+    def _n_cpus(self) -> int:
+        return usable_cpu_count()
 
     def n_threads(self, n_workers: int) -> int | None:
         """Return the threads of numerical libraries in each worker; None leaves them alone."""
         if self.threads_per_worker is None:
             return None
         if self.threads_per_worker == "auto":
-            return max(1, usable_cpu_count() // n_workers)
+            return max(1, self._n_cpus // n_workers)
         return int(self.threads_per_worker)
 
     def thread_environ(self, n_workers: int) -> dict[str, str | None]:
@@ -105,7 +114,9 @@ def check_cpu_ids(cpu_ids: Any, n_workers: int) -> tuple[tuple[int, ...], ...] |
     if cpu_ids is None:
         return None
     if isinstance(cpu_ids, (str, bytes)) or not isinstance(cpu_ids, Iterable):
-        raise TypeError(f"cpu_ids={cpu_ids!r}: expected a list with a processor, or a list of processors, for each worker")
+        raise TypeError(
+            f"cpu_ids={cpu_ids!r}: expected a list with a processor, or a list of processors, for each worker"
+        )
     entries = tuple(_check_cpus(entry) for entry in cpu_ids)
     if len(entries) not in (1, n_workers):
         raise ValueError(f"cpu_ids has {len(entries)} entries for {n_workers} workers; expected 1 or {n_workers}")
@@ -119,5 +130,7 @@ def _check_cpus(entry: Any) -> tuple[int, ...]:
         if isinstance(cpu, bool) or not hasattr(cpu, "__index__"):
             raise TypeError(f"cpu_ids: {cpu!r} is no processor; expected an int")
         if cpu not in allowed:
-            raise ValueError(f"cpu_ids: processor {cpu} is not among those that this process may use: {sorted(allowed)}")
+            raise ValueError(
+                f"cpu_ids: processor {cpu} is not among those that this process may use: {sorted(allowed)}"
+            )
     return tuple(int(cpu) for cpu in cpus)

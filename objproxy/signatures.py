@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,8 @@ class MethodInfo:
         self.name = name
         self.doc = inspect.getdoc(function) if function is not None else None
         self.signature = _signature(function, drops_self, follow_wrapped=True)
-        # What a decorated method shows is the inner function's; what it takes is the outer's, which may supply arguments.
+        # What a decorated method shows is the inner function's; what it takes is the outer's, which may supply
+        # arguments.
         is_wrapped = hasattr(function, "__wrapped__")
         self._accepted = _signature(function, drops_self, follow_wrapped=False) if is_wrapped else self.signature
         self._n_min, self._n_max = _positional_range(self._accepted)
@@ -55,8 +57,9 @@ class MethodInfo:
         for name in self.own_call_keywords:
             if name in kwargs:
                 raise TypeError(
-                    f"{self.name}() has a parameter {name!r} of its own, which is also an option of the pool's call. Write "
-                    f"pool.{self.name}.options({name}=...)(...) for the option; there every argument is the method's own."
+                    f"{self.name}() has a parameter {name!r} of its own, which is also an option of the pool's call. "
+                    f"Write pool.{self.name}.options({name}=...)(...) for the option; "
+                    "there every argument is the method's own."
                 )
 
 
@@ -143,8 +146,9 @@ class ClassInfo:
         """Return the public names of the class."""
         return [name for name in dir(self.cls) if not name.startswith("_")] if self.cls is not None else []
 
-    def constructor_parameters(self) -> inspect.Signature | None:
-        """Return the signature of the constructor, if it tells."""
+    @functools.cached_property
+    def constructor_signature(self) -> inspect.Signature | None:
+        """The signature of the constructor, if it tells."""
         try:
             return inspect.signature(self.factory)
         except (TypeError, ValueError):

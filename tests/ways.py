@@ -17,6 +17,7 @@ class Way:
     options: dict[str, Any]
     is_process: bool = False
     is_concurrent: bool = True
+    environ: tuple[tuple[str, str], ...] = ()
 
 
 WAYS = (
@@ -25,6 +26,8 @@ WAYS = (
     Way("forkserver", {"backend": "process", "start_method": "forkserver"}, is_process=True),
     Way("fork", {"backend": "process", "start_method": "fork"}, is_process=True),
     Way("spawn", {"backend": "process", "start_method": "spawn"}, is_process=True),
+    # Without what only Linux has; the variable is read by the pool and by everything that it starts.
+    Way("portable", {"backend": "process"}, is_process=True, environ=(("OBJPROXY_PORTABLE", "1"),)),
 )
 
 MakePool = Callable[..., ProxyPool[Any]]

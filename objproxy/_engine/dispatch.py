@@ -83,8 +83,8 @@ class Dispatcher:
     # ---- what is sent ------------------------------------------------------------------------------------------------
 
     def is_worn_out(self, record: WorkerRecord) -> bool:
-        """Whether a worker has been sent as many items as it may run."""
-        return self._max_tasks is not None and record.n_assigned >= self._max_tasks
+        """Whether a worker has been sent as many items as it may run, or has outgrown its memory."""
+        return record.is_outgrown or (self._max_tasks is not None and record.n_assigned >= self._max_tasks)
 
     def serve(self, record: WorkerRecord) -> None:
         """Send a worker that is up what it can take."""
@@ -92,7 +92,7 @@ class Dispatcher:
         while own.heap or shared.heap:
             if record.loss is not None:
                 self.tell_loss(record)
-            if self._max_tasks is not None and record.n_assigned >= self._max_tasks:
+            if self.is_worn_out(record):
                 return
             queue = self._next_queue(record)
             if queue is None:

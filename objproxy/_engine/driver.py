@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,10 +56,12 @@ class Driver:
     def __init__(self, state: PoolState, backend: Backend) -> None:
         self.state = state
         self.backend = backend
+        self._now = backend.now
         self._owner_pid = os.getpid()
         self._lock = threading.Lock()
         self._leading = threading.Lock()
         self._leader: int | None = None  # the thread that holds it
+        self._forgotten: deque[Call] = deque()  # calls that were deleted at an awkward moment
         self._sleepers: list[threading.Lock] = []
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
         self._unsent: list[m.SendFailed] = []  # what the event at hand has brought to light
@@ -103,7 +106,8 @@ class Driver:
         with self._lock:
             for batch in batches:
                 self._feed(m.Submitted(batch))
-        self._after_feeding(batches[0].rules if batches else None)
+        if batches:
+            self._after_feeding(batches[0].rules)
 
     def submit_future(self, batch: Batch) -> None:
         """Hand in the one batch of a call that has a future, and see that somebody will drive it."""
@@ -115,9 +119,10 @@ class Driver:
         self._after_feeding(call)
         self._call_pump()
 
-    def _after_feeding(self, call: Call | None) -> None:
-        self._resolve()
-        if call is not None and call.timeout is not None and self._leading.locked():
+    def _after_feeding(self, call: Call) -> None:
+        if self._resolved:
+            self._resolve()
+        if call.timeout is not None and self._leading.locked():
             self.backend.wake()  # the leader may be waiting for a later moment than the new deadline
 
     def wait_for(self, call: Call, deadline: float | None = None) -> bool:
@@ -165,6 +170,24 @@ class Driver:
             if not call.outstanding:
                 self._background.discard(call)
         self._resolve()
+
+    def forget(self, call: Call) -> None:
+        """Forget a call because an object is being deleted.
+
+        CPython collects garbage wherever something is allocated: also in a thread that holds `_lock`, which would then wait for
+        itself. If the lock is free now, this thread does not hold it, and may wait for it; else the next turn sees to the call.
+        """
+        self._forgotten.append(call)
+        if not self._lock.locked():
+            self._cancel_forgotten()
+
+    def _cancel_forgotten(self) -> None:
+        while self._forgotten:
+            try:
+                call = self._forgotten.popleft()
+            except IndexError:  # another thread took it
+                return
+            self.cancel(call)
 
     def drive_in_background(self, call: Call) -> None:
         """See that the engine is turned for `call` while its caller is busy elsewhere."""
@@ -233,6 +256,8 @@ class Driver:
 
     def _turn(self, deadline: float | None) -> bool:
         """Wait for events once and take them in; False if `deadline` has passed. Only the leader calls this."""
+        if self._forgotten:
+            self._cancel_forgotten()
         try:
             events = self.backend.wait(self._seconds_until(deadline))
         except Exception as exc:  # a defect, of the back end or of a log handler: say so to everybody who waits
@@ -243,15 +268,18 @@ class Driver:
             for event in events:
                 self._feed(event)
             next_timer = self.state.next_deadline()
-            if next_timer is not None and next_timer <= self.backend.now():
+            if next_timer is not None and next_timer <= self._now():
                 self._feed(m.Ticked())
-        self._resolve()
-        return bool(events) or deadline is None or self.backend.now() < deadline
+        if self._resolved:
+            self._resolve()
+        return bool(events) or deadline is None or self._now() < deadline
 
     def _seconds_until(self, deadline: float | None) -> float | None:
         timer = self.state.next_deadline()
+        if timer is None and deadline is None:
+            return None
         moments = [moment for moment in (timer, deadline) if moment is not None]
-        return max(0.0, min(moments) - self.backend.now()) if moments else None
+        return max(0.0, min(moments) - self._now())
 
     def _feed(self, event: m.Event) -> None:
         """Take one event in; `_lock` is held.
@@ -259,7 +287,7 @@ class Driver:
         An exception in here, an interrupt (Ctrl-C) among them, leaves the rules half applied: the pool is broken then.
         """
         try:
-            self._perform(self.state.handle(event, self.backend.now()))
+            self._perform(self.state.handle(event, self._now()))
             while self._unsent:  # one after another: each may lead to the next
                 self._perform(self.state.handle(self._unsent.pop(0), self.backend.now()))
         except BaseException as exc:
@@ -363,7 +391,7 @@ class Driver:
         again, after it has left the list; and whoever lets the lead go calls it after letting go. Between the two, the last of
         them finds the lead free and wakes one of those who are still in the list.
         """
-        if self._leading.locked():
+        if not self._sleepers or self._leading.locked():
             return
         with self._lock:
             # Where the pool has ended, or is about to, somebody may be waiting for just that.

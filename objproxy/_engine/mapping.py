@@ -144,6 +144,11 @@ class MapRun:
         self._driver.cancel(self.call, and_running=and_running)
         self.source.close()
 
+    def forget(self) -> None:
+        """Do so because nobody holds the results any more; this may be called anywhere, see `Driver.forget`."""
+        self._driver.forget(self.call)
+        self.source.close()
+
 
 def collect(run: MapRun, on_arrival: Callable[[Arrival], None]) -> list[Sequence[Any]]:
     """Run a map to its end and return the outcomes in order, as consecutive pieces.
@@ -318,7 +323,9 @@ class ResultIterator(Iterator[Any]):
 
     def __del__(self) -> None:
         if not getattr(self, "_is_closed", True):
-            self.close()
+            self._is_closed = True
+            self._run.forget()
+            self._on_end()
 
 
 #: Given by `on_failure` for an item that shall not be yielded at all.

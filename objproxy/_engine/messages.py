@@ -198,6 +198,13 @@ class Replied(NamedTuple):
     seconds: float
 
 
+class Outgrown(NamedTuple):
+    """A worker holds more memory than it may; it shall be replaced when it has done what it was sent."""
+
+    worker_id: int
+    generation: int
+
+
 class Died(NamedTuple):
     """A worker is gone.
 
@@ -263,7 +270,18 @@ class Resized(NamedTuple):
 
 
 Event = (
-    Submitted | Ready | InitFailed | Replied | SendFailed | Died | Cancelled | Ticked | CloseAsked | KillAsked | Resized
+    Submitted
+    | Ready
+    | InitFailed
+    | Replied
+    | SendFailed
+    | Outgrown
+    | Died
+    | Cancelled
+    | Ticked
+    | CloseAsked
+    | KillAsked
+    | Resized
 )
 
 # ---- actions: what shall be done -------------------------------------------------------------------------------------
@@ -315,6 +333,7 @@ __all__ = [
     "Failure",
     "InitFailed",
     "KillAsked",
+    "Outgrown",
     "Payload",
     "Ready",
     "Replied",

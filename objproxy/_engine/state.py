@@ -110,6 +110,7 @@ class PoolState:
             m.InitFailed: self._on_init_failed,
             m.Replied: self._on_replied,
             m.SendFailed: self._on_send_failed,
+            m.Outgrown: self._on_outgrown,
             m.Died: self._on_died,
             m.Cancelled: self._on_cancelled,
             m.Ticked: self._on_ticked,
@@ -219,6 +220,14 @@ class PoolState:
             self._note_slow(seconds, batch, record)
         if record.phase == "busy":
             self._serve(record)
+
+    def _on_outgrown(self, event: m.Outgrown) -> None:
+        record = self.workers.get(event.worker_id)
+        if record is not None and record.generation == event.generation:
+            record.is_outgrown = True
+            if record.phase == "idle":
+                self._dispatcher.forget_free(record)
+                self._serve(record)
 
     def _note_slow(self, seconds: float, batch: Batch, record: WorkerRecord) -> None:
         heapq.heappush(self.slowest, (seconds, batch.rules.method, batch.start, record.worker_id))

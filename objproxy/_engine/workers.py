@@ -34,6 +34,8 @@ class WorkerRecord:
         The last one, told or not.
     deaths : deque of float
         When it died lately.
+    is_outgrown : bool
+        Whether it holds more memory than it may, and is replaced when it is idle.
     is_retiring : bool
         Whether it leaves the pool when its own queue is empty.
     deadline : float or None
@@ -57,6 +59,7 @@ class WorkerRecord:
         "inflight",
         "init_error",
         "init_seconds",
+        "is_outgrown",
         "is_retiring",
         "loss",
         "n_assigned",
@@ -83,6 +86,7 @@ class WorkerRecord:
         self.exitcode: int | None = None
         self.end_reason: str | None = None
         self.is_retiring = False
+        self.is_outgrown = False
         self.deadline: float | None = None
         self.timer: float | None = None
         self.n_assigned = 0
@@ -102,6 +106,7 @@ class WorkerRecord:
         self.phase = phase
         self.end_reason = None
         self.n_assigned = 0
+        self.is_outgrown = False
         self.started_at = now
         self.ending_since = None
 

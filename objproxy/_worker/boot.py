@@ -43,6 +43,8 @@ class Boot:
         Pickled object to start from in place of the constructor.
     replay : tuple of bytes
         Pickled operations to carry out after the constructor.
+    max_rss : int or None
+        Bytes of memory above which the worker asks to be replaced.
     """
 
     worker_id: int
@@ -60,6 +62,7 @@ class Boot:
     arguments: bytes
     snapshot: bytes | None = None
     replay: tuple[bytes, ...] = ()
+    max_rss: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

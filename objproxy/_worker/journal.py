@@ -21,7 +21,7 @@ import sys
 import tempfile
 from typing import Any, NamedTuple
 
-from objproxy._worker import wire
+from objproxy._worker import platform, wire
 
 NBYTES = 1 << 17
 _HEADER_WORDS = 8
@@ -52,7 +52,7 @@ def create() -> int:
 
     Anonymous where the platform has it (Linux), else a temporary file whose name is removed at once.
     """
-    if hasattr(os, "memfd_create"):
+    if platform.has_linux_means():
         fd = os.memfd_create("objproxy-journal", os.MFD_CLOEXEC)
     else:
         fd, path = tempfile.mkstemp(prefix="objproxy-journal-")

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, wire
+from objproxy._worker import context, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
@@ -31,9 +31,12 @@ class WorkerLoop:
         What is left behind if this process dies.
     host : Host
         The object.
+    max_rss : int or None
+        Bytes of memory above which this process asks to be replaced.
     """
 
-    def __init__(self, channel: wire.WorkerChannel, journal: Journal, host: Host) -> None:
+    def __init__(self, channel: wire.WorkerChannel, journal: Journal, host: Host, max_rss: int | None) -> None:
+        self._max_rss = max_rss
         self._channel = channel
         self._journal = journal
         self._host = host
@@ -47,8 +50,16 @@ class WorkerLoop:
             kind, body = self._channel.receive()
             if kind == wire.CALL:
                 self._serve(body)
+                if self._max_rss is not None:
+                    self._watch_memory(self._max_rss)
             elif kind == wire.STOP:
                 return
+
+    def _watch_memory(self, max_rss: int) -> None:
+        """Ask for a replacement, once, when this process has grown too large."""
+        if (platform.resident_bytes() or 0) > max_rss:
+            self._max_rss = None
+            self._channel.send(wire.OUTGROWN)
 
     def _serve(self, body: bytes) -> None:
         seq, call_number, start, count = wire.CALL_HEAD.unpack_from(body)
@@ -108,9 +119,10 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
     os.close(journal_fd)
     status = 0
     try:
-        host = _boot(channel)
-        if host is not None:
-            WorkerLoop(channel, journal, host).run()
+        booted = _boot(channel)
+        if booted is not None:
+            host, boot = booted
+            WorkerLoop(channel, journal, host, boot.max_rss).run()
             host.finish()
     except wire.ChannelClosedError:
         status = 1
@@ -121,7 +133,7 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
         leave(status)
 
 
-def _boot(channel: wire.WorkerChannel) -> Host | None:
+def _boot(channel: wire.WorkerChannel) -> tuple[Host, booting.Boot] | None:
     """Bring the worker up and tell the parent; None if the constructor failed."""
     kind, body = channel.receive()
     if kind != wire.BOOT:
@@ -137,7 +149,7 @@ def _boot(channel: wire.WorkerChannel) -> Host | None:
         return None
 
     channel.send(wire.READY, pickle.dumps(ready))
-    return host
+    return host, boot
 
 
 def make_worker(boot: booting.Boot, channel: wire.WorkerChannel) -> context.Worker:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 
-#: Whether the Linux-only means are used.
-HAS_LINUX_MEANS = sys.platform == "linux" and os.environ.get("OBJPROXY_PORTABLE") != "1"
+
+def has_linux_means() -> bool:
+    """Return whether the Linux-only means are used."""
+    return sys.platform == "linux" and os.environ.get("OBJPROXY_PORTABLE") != "1"
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -23,7 +25,7 @@ def die_with_parent(parent_pid: int) -> None:
 
     Call it in a process that was made by the main thread of its parent: the signal follows the thread, not the process.
     """
-    if not HAS_LINUX_MEANS:
+    if not has_linux_means():
         return
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -35,7 +37,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 def watch_process(pid: int) -> int | None:
     """Return a descriptor that becomes readable when process `pid` ends, or None where there is no such thing."""
-    if not HAS_LINUX_MEANS or not hasattr(os, "pidfd_open"):
+    if not has_linux_means() or not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(pid)
@@ -68,7 +70,7 @@ def reap_child(before: Callable[[int], None]) -> tuple[int, int] | None:
     learns of the end only by reaping; the window in which the pid could be reused is then a few microseconds.
     """
     try:
-        if not HAS_LINUX_MEANS:
+        if not has_linux_means():
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return None
@@ -81,4 +83,16 @@ def reap_child(before: Callable[[int], None]) -> tuple[int, int] | None:
         before(info.si_pid)
         return info.si_pid, os.waitstatus_to_exitcode(os.waitpid(info.si_pid, 0)[1])
     except ChildProcessError:
+        return None
+
+
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes(pid: int | None = None) -> int | None:
+    """Return the memory that a process holds (this one without `pid`), or None where that cannot be read."""
+    try:
+        with open(f"/proc/{pid or 'self'}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE_SIZE
+    except (OSError, IndexError):
         return None

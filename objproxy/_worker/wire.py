@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP = 1, 2, 3
 # From the worker:
-READY, INIT_FAILED, REPLY, LOG, PROGRESS = 11, 12, 13, 14, 15
+READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN = 11, 12, 13, 14, 15, 16
 
 #: Kind of a frame and the number of bytes that follow.
 HEADER = struct.Struct("<IQ")

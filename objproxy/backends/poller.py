@@ -7,7 +7,7 @@ import select
 import selectors
 import time
 
-from objproxy._worker.platform import HAS_LINUX_MEANS
+from objproxy._worker.platform import has_linux_means
 from objproxy._worker.wire import SPIN_SECONDS
 
 #: After a sleep longer than this, looking again before sleeping is not worth the processor's time.
@@ -22,8 +22,8 @@ class Poller:
     """A set of descriptors that one thread waits on while others may change it."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll() if HAS_LINUX_MEANS else None
-        self._selector = None if HAS_LINUX_MEANS else selectors.DefaultSelector()
+        self._epoll = select.epoll() if has_linux_means() else None
+        self._selector = None if has_linux_means() else selectors.PollSelector()
         self._spin_pays = True
 
     def add(self, fd: int) -> None:

@@ -131,9 +131,8 @@ class ProcessBackend:
 
     # ---- the protocol ---------------------------------------------------------------------------------------------------
 
-    def now(self) -> float:
-        """Return the monotonic time."""
-        return time.monotonic()
+    #: Return the monotonic time.
+    now = staticmethod(time.monotonic)
 
     def encode(self, operation: Operation) -> bytes:
         """Pickle, here and now."""
@@ -165,7 +164,9 @@ class ProcessBackend:
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Write a batch to a worker's channel, as far as it has room; the rest follows when it has."""
-        link = self._links[worker_id]
+        link = self._links.get(worker_id)
+        if link is None:
+            return  # dead: its last reply, which has led here, and its end were found together, and the end comes next
         rules, data = batch.rules, batch.payload.data
         head = wire.CALL_HEAD.pack(batch.seq, rules.call_number, batch.start, batch.count)
         link.sent.append((batch.seq, rules.method))
@@ -304,7 +305,10 @@ class ProcessBackend:
         if not link.is_ended:
             link.is_ended = True
             self._poller.remove(link.fd)
-            self._kill(link)  # it is ending; if it is not, it has closed its channel and cannot be reached again
+            # It is ending; if it is not, it has closed its channel and cannot be reached again. Where its start has not been
+            # told yet, that is in the nursery's channel, which is read in the same turn, and it is killed then.
+            if link.pid is not None:
+                self._kill(link)
 
     def _kill(self, link: _Link) -> None:
         if self._nursery is None:
@@ -323,6 +327,8 @@ class ProcessBackend:
             self._events.append(m.Ready(link.worker_id, link.generation))
         elif kind == wire.INIT_FAILED:
             self._events.append(m.InitFailed(link.worker_id, link.generation, self._init_error(link, body)))
+        elif kind == wire.OUTGROWN:
+            self._events.append(m.Outgrown(link.worker_id, link.generation))
         elif kind == wire.LOG:
             self._on_log(pickle.loads(body))
         elif kind == wire.PROGRESS:
@@ -369,6 +375,8 @@ class ProcessBackend:
             return
         if verb == "started":
             link.pid = value
+            if link.is_ended:
+                self._kill(link)
         else:
             self._bury(link, value)
 

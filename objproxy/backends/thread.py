@@ -121,7 +121,8 @@ class _WorkerThread:
         while (batch := self.inbox.get()) is not None and not self._is_forgotten:
             self._say(self.worker.serve(batch))
             del batch  # its arguments may be large, and the next may be long in coming
-        self._say(self.worker.finish())
+        if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
+            self._say(self.worker.finish())
 
     def _say(self, event: m.Event) -> None:
         if not self._is_forgotten:

@@ -6,7 +6,6 @@ the ways in which its subject does not exist.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,13 +32,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _fits(way: Way, marks: set[str]) -> bool:
-    if os.environ.get("OBJPROXY_PORTABLE") == "1" and not way.is_process:
-        return False
     if "not_fork" in marks and way.name == "fork":
         return False
     if "in_memory" in marks:
         return not way.is_process
     return (way.is_process or "processes" not in marks) and (way.is_concurrent or "concurrent" not in marks)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environ(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set the variables of the way while its tests run."""
+    way = request.getfixturevalue("way") if "way" in request.fixturenames else None
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in way.environ if way is not None else ():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture

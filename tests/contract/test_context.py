@@ -243,7 +243,8 @@ def test_the_device_mask_is_set_before_the_class_is_loaded(
 ) -> None:
     """A module that looks at the mask while it is imported sees its own worker's."""
     (tmp_path / "objproxy_mask_probe.py").write_text(
-        "import os\nMASK = os.environ.get('CUDA_VISIBLE_DEVICES')\n\nclass Probe:\n    def mask(self):\n        return MASK\n"
+        "import os\nMASK = os.environ.get('CUDA_VISIBLE_DEVICES')\n\n"
+        "class Probe:\n    def mask(self):\n        return MASK\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     import objproxy_mask_probe
@@ -275,7 +276,7 @@ def test_a_cpu_workers_device_is_none(make_pool: MakePool) -> None:
 
 @pytest.mark.usefixtures("three_gpus")
 def test_workers_with_a_gpu_are_never_forked_from_the_program() -> None:
-    with pytest.raises(NotSupportedError, match="start_method='fork'.*CUDA"):
+    with pytest.raises(NotSupportedError, match=r"start_method='fork'.*CUDA"):
         ProxyPool(Model, devices=[0], start_method="fork")
 
 

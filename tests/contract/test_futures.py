@@ -151,8 +151,7 @@ def test_larger_priority_goes_first(make_pool: MakePool, gates: Any, tmp_path: A
     pool, gate, started, path = make_pool(worker_count=1), gates("gate"), gates("started"), tmp_path / "lines"
     futures = [pool.report_and_wait.submit(started, gate)]
     started.wait()
-    for priority in (0, 5, -1, 5, 1):
-        futures.append(pool.append_line.options(priority=priority).submit(path, priority))
+    futures += [pool.append_line.options(priority=rank).submit(path, rank) for rank in (0, 5, -1, 5, 1)]
     gate.open()
     cf.wait(futures, PATIENCE_SECONDS)
     assert path.read_text().split() == ["5", "5", "1", "0", "-1"]
@@ -185,8 +184,8 @@ def test_closing_the_pool_finishes_every_pending_future(make_pool: MakePool, gat
 
 def test_a_call_can_be_awaited(shared_pool: ProxyPool[Model]) -> None:
     async def main() -> list[Any]:
-        return await asyncio.gather(*(shared_pool.score.aio(x) for x in range(10)), shared_pool[1].who.aio())  # type:
-        ignore[attr - defined]
+        one: Any = shared_pool[1]
+        return await asyncio.gather(*(shared_pool.score.aio(x) for x in range(10)), one.who.aio())
 
     assert asyncio.run(main()) == [*(2 * x for x in range(10)), 1]
 

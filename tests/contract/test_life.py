@@ -86,6 +86,7 @@ def test_closing_runs_each_instances_own_end_once(make_pool: MakePool, tmp_path:
 def test_killing_runs_no_instances_end(make_pool: MakePool, tmp_path: Path) -> None:
     path = tmp_path / "ends"
     make_pool(Closing, init_args=(path,)).kill()
+    poll_until(lambda: not [thread for thread in threading.enumerate() if "objproxy-worker" in thread.name])
     assert not path.exists()
 
 
@@ -324,9 +325,8 @@ def test_growing_needs_arguments_for_the_new_workers(make_pool: MakePool) -> Non
     assert list(pool.args) == [(1,), (2,)]
 
 
-def test_a_pool_of_what_cannot_be_pickled_can_grow_on_threads(make_pool: MakePool, way: Way) -> None:
-    if way.is_process:
-        pytest.skip("processes need pickles")
+@pytest.mark.in_memory
+def test_a_pool_of_what_cannot_be_pickled_can_grow_on_threads(make_pool: MakePool) -> None:
     pool = make_pool(Named, init_args=(threading.Lock(),))
     pool.resize(3)
     assert len(pool.args) == 3

@@ -133,8 +133,8 @@ def test_no_round_starts_before_the_last_has_ended(make_pool: MakePool, tmp_path
 
 @pytest.mark.concurrent
 def test_a_round_waits_for_its_slowest_item(make_pool: MakePool, gates: Any, tmp_path: Path) -> None:
-    """Item 1 ends only when its gate opens; item 2, of the next round, sees it open although worker 0 was free
-    before.""" pool, first, second = make_pool(), gates("first"), gates("second")
+    """The items of the second round are not even pulled before those of the first have ended."""
+    pool, first, second = make_pool(), gates("first"), gates("second")
     first.open()
     pulled: list[bool] = []
 
