@@ -19,9 +19,7 @@ QUESTIONS = {
 def main() -> None:
     """Run the questions asked for, and print one table of all targets."""
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--question", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="only these questions"
-    )
+    parser.add_argument("--question", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="only these questions")
     options = parser.parse_args()
     print(describe_machine())
     results = [result for name in options.question for result in answer(name, QUESTIONS[name], options)]

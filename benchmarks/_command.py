@@ -15,14 +15,10 @@ from benchmarks._rounds import ROOT, run_experiment
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Return the parser of the options that all scripts have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, one round: whether everything works, not how fast"
-    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: whether everything works, not how fast")
     parser.add_argument("--rounds", type=int, help="how often the contenders take turns")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these contenders")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for JSON and plots"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for JSON and plots")
     return parser
 
 

@@ -99,9 +99,7 @@ def _open_pebble(n_workers: int) -> Iterator[Mapper]:
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=n_workers) as pool:
-        yield lambda name, items, chunksize: list(
-            pool.map(getattr(_work, name), items, chunksize=chunksize or 1).result()
-        )
+        yield lambda name, items, chunksize: list(pool.map(getattr(_work, name), items, chunksize=chunksize or 1).result())
 
 
 @contextmanager

@@ -173,9 +173,7 @@ def _draw(axes: Any, result: Result) -> None:  # Any: matplotlib is optional and
     medians = [outcome.median * scale for outcome in outcomes]
     below = [(outcome.median - outcome.quartiles[0]) * scale for outcome in outcomes]
     above = [(outcome.quartiles[1] - outcome.median) * scale for outcome in outcomes]
-    colors = [
-        "tab:orange" if outcome.name == OURS else "tab:blue" if outcome.is_peer else "tab:gray" for outcome in outcomes
-    ]
+    colors = ["tab:orange" if outcome.name == OURS else "tab:blue" if outcome.is_peer else "tab:gray" for outcome in outcomes]
     axes.barh([outcome.name for outcome in outcomes], medians, xerr=[below, above], color=colors, capsize=2)
     if medians and min(medians) > 0 and max(medians) / min(medians) > 20:
         axes.set_xscale("log")

@@ -59,9 +59,7 @@ def run_experiment(
         for contender in _turned([each for each in running if each.name not in failed], number):
             report = run_lane(contender, sizes, experiment.timeout)
             if report["status"] != "ok":
-                failed[contender.name] = Outcome(
-                    contender.name, report["status"], report["message"], is_peer=contender.is_peer
-                )
+                failed[contender.name] = Outcome(contender.name, report["status"], report["message"], is_peer=contender.is_peer)
             elif number >= n_discarded:
                 reports[contender.name].append(report)
     return Outcomes({each.name: failed.get(each.name) or _outcome(each, reports[each.name]) for each in running}), sizes

@@ -109,9 +109,7 @@ def run(*, is_quick: bool = False, rounds: int = _ROUNDS) -> list[dict[str, Any]
 def format_records(records: list[dict[str, Any]]) -> str:
     """Return the records as a table."""
     rows = [["workers", "tasks", "idle, us a task", "queued, us a task"]]
-    rows += [
-        [f"{r['n_workers']:,}", f"{r['n_tasks']:,}", f"{r['idle_us']:.2f}", f"{r['queued_us']:.2f}"] for r in records
-    ]
+    rows += [[f"{r['n_workers']:,}", f"{r['n_tasks']:,}", f"{r['idle_us']:.2f}", f"{r['queued_us']:.2f}"] for r in records]
     return format_table(rows)
 
 

@@ -77,8 +77,7 @@ EXPERIMENTS = (
         "A Python that imports the library and ends",
         "ms",
         tuple(
-            Contender(name, time_import, {"library": name}, is_peer=not name.startswith((OURS, _BARE)))
-            for name in _STATEMENTS
+            Contender(name, time_import, {"library": name}, is_peer=not name.startswith((OURS, _BARE))) for name in _STATEMENTS
         ),
         (
             Target("under 30 ms over bare Python", 1e3 * _MAX_SECONDS, _seconds_over_bare, "ms"),

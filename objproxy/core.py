@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 import weakref
 from collections import deque
@@ -22,7 +23,7 @@ from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation, dumps
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ObjProxyError, PoolClosedError
-from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, resident_bytes
+from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, memory_of
 from objproxy.methods import RemoteStream
 from objproxy.options import CallOptions
 from objproxy.recipe import PoolRecipe
@@ -64,9 +65,7 @@ class PoolCore:
         method = self.settings.start_method or next(iter(self.backend.capabilities.start_methods), "")
         where = f"{self.backend.name}/{method}" if method else self.backend.name
         phase = self.driver.state.phase
-        return (
-            f"<ProxyPool {self.recipe.name!r} of {self.recipe.info.name}, {self.n_workers} workers, {where}, {phase}>"
-        )
+        return f"<ProxyPool {self.recipe.name!r} of {self.recipe.info.name}, {self.n_workers} workers, {where}, {phase}>"
 
     @property
     def n_workers(self) -> int:
@@ -160,13 +159,9 @@ class PoolCore:
             payload = self.verbs.encode(Operation("drop", "close", (handle.stream_id, handle.generation), {}))
             self.driver.submit([Batch(Call("close", is_task=False), 0, 1, payload, handle.worker_id)])
 
-    def settle_every(
-        self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]
-    ) -> list[Any]:
+    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
-        failing = [
-            worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure
-        ]
+        failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
         if options.on_error == "raise":
@@ -230,9 +225,7 @@ class PoolCore:
     def _view(self, record: WorkerRecord) -> WorkerView:
         pid = self.backend.info(record.worker_id).pid
         device = self.recipe.describe_device(record.worker_id)
-        return WorkerView(
-            record.worker_id, pid, device, record.generation, record.phase, record.n_tasks, resident_bytes(pid)
-        )
+        return WorkerView(record.worker_id, pid, device, record.generation, record.phase, record.n_tasks, memory_of(pid))
 
     def insights(self) -> Insights:
         """Return where the time went."""
@@ -291,4 +284,9 @@ def _end_forgotten(driver: Driver, name: str, owner_pid: int) -> None:
     """End a pool that nobody holds any more, or that the program leaves open when it ends."""
     if os.getpid() == owner_pid and driver.state.phase != "closed":
         warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
-        driver.kill(PoolClosedError("the pool was forgotten without being closed"))
+        error = PoolClosedError("the pool was forgotten without being closed")
+        if driver.is_in_use_here():
+            # Garbage is collected wherever something is allocated: here, in the middle of this pool's own engine.
+            threading.Thread(target=driver.kill, args=(error,), name="objproxy-end", daemon=True).start()
+        else:
+            driver.kill(error)

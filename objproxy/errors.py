@@ -138,6 +138,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Whether the state of the object is lost.
     attempts : int
         How often the item was tried.
+    is_replaced : bool
+        Whether another worker takes its place; False if it died too often.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         state_lost: bool = True,
         attempts: int = 1,
         detail: str = "",
+        is_replaced: bool = True,
     ) -> None:
         self.worker_id = worker_id
         self.pid = pid
@@ -167,6 +170,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.state_lost = state_lost
         self.attempts = attempts
         self.detail = detail
+        self.is_replaced = is_replaced
         super().__init__(self._text())
 
     def _text(self) -> str:
@@ -179,11 +183,13 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
 
     def _when(self) -> str:
         if not self.started:
-            return "It was idle: no call was lost, but the state of its object is"
+            return "No call was lost with it, but the state of its object is"
         item = "" if self.item is None else f", item {self.item}"
         return f"It was running {self.method or 'a call'}{item} (attempt {self.attempts})"
 
     def _advice(self) -> str:
+        if not self.is_replaced:
+            return "The worker is given up and the others go on; make a new pool, or see max_restarts="
         if not self.started:
             return "The worker has been replaced; call again, or see on_restart= to keep its state"
         return "The worker is replaced and the pool goes on; see options(retries=...) to try such items again"
@@ -193,9 +199,7 @@ class PoisonTaskError(WorkerDiedError):
     """An item that killed a worker on each of its attempts (``options(retries=...)``); it is not tried again."""
 
     def _advice(self) -> str:
-        return (
-            f"The item killed a worker on each of its {self.attempts} attempts and is given up; the other items go on"
-        )
+        return f"The item killed a worker on each of its {self.attempts} attempts and is given up; the other items go on"
 
 
 class WorkerInitError(ObjProxyError):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
-_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+from objproxy._worker.platform import resident_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,15 +115,11 @@ class Insights:
         return self.total("working") / everything if everything else 0.0
 
 
-def resident_bytes(pid: int | None) -> int | None:
-    """Return the memory that a process holds, or None where that cannot be read."""
+def memory_of(pid: int | None) -> int | None:
+    """Return the bytes of memory that a process holds, or None where that cannot be read."""
     if pid is None:
         return None
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE_SIZE
-    except (OSError, IndexError):
-        return _resident_bytes_portably(pid)
+    return resident_bytes(pid) or _resident_bytes_portably(pid)
 
 
 def _resident_bytes_portably(pid: int) -> int | None:

@@ -58,9 +58,7 @@ def call_info(core: PoolCore) -> MethodInfo:
     """Return what is known of calling the instances themselves."""
     info = core.recipe.info.find("__call__")
     if info is None and core.recipe.info.cls is not None:
-        raise TypeError(
-            f"instances of {core.recipe.info.name} are not callable; call one of their methods: pool.method(...)"
-        )
+        raise TypeError(f"instances of {core.recipe.info.name} are not callable; call one of their methods: pool.method(...)")
     return info or MethodInfo("__call__", None, drops_self=False)
 
 

@@ -32,9 +32,7 @@ _ASYNC_TASKS_PER_WORKER = 4
 class _Method:
     """What the methods of a pool and of one instance have in common."""
 
-    def __init__(
-        self, core: PoolCore, info: MethodInfo, options: CallOptions = DEFAULTS, *, has_options: bool = False
-    ) -> None:
+    def __init__(self, core: PoolCore, info: MethodInfo, options: CallOptions = DEFAULTS, *, has_options: bool = False) -> None:
         self._core = core
         self._info = info
         self._options = options
@@ -310,9 +308,7 @@ class InstanceMethod(_Method):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and return its result."""
         self._info.check(args, kwargs)
-        outcome = self._core.verbs.one(
-            self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy
-        )
+        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
         if type(outcome) is Failure and self._options.on_error == "return":
             return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
         return self._core.settle_one(outcome, self._info.name, self._worker_id)
@@ -386,9 +382,7 @@ def _awaitable(future: CallFuture) -> asyncio.Future[Any]:
     return asyncio.wrap_future(future)
 
 
-async def _zip_async(
-    args: Sequence[Any], kwargs: dict[str, Any]
-) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Zip iterables and async iterables to the shortest."""
     pulls = [_puller(source) for source in (*args, *kwargs.values())]
     while pulls:

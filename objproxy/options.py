@@ -74,9 +74,7 @@ class CallOptions:
         check_seconds("timeout", self.timeout)
         check_whole("priority", self.priority, "an int; larger goes first")
         if not isinstance(self.stack_results, bool) and not callable(self.stack_results):
-            raise TypeError(
-                f"stack_results={self.stack_results!r}: expected True, False, or a function of the list of results"
-            )
+            raise TypeError(f"stack_results={self.stack_results!r}: expected True, False, or a function of the list of results")
         check_progress_bar(self.progress_bar)
         self._check_retries()
         self._check_on_error()

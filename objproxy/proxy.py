@@ -63,6 +63,8 @@ class ProxyPool(Generic[T]):
         streams differ.
     max_tasks_per_worker : int or None
         Items after which a worker is replaced by a fresh one.
+    max_rss : int or None
+        Bytes of memory above which a worker is replaced by a fresh one, when it has finished what it was sent.
     max_restarts : tuple
         (count, seconds): a worker that dies more often than `count` times within `seconds` is given up.
     on_restart : str
@@ -132,6 +134,7 @@ class ProxyPool(Generic[T]):
         start_method: str | None = None,
         seed: Any = None,
         max_tasks_per_worker: int | None = None,
+        max_rss: int | None = None,
         max_restarts: tuple[int, float] = (3, 5.0),
         on_restart: str = "fresh",
         init_timeout: float | None = None,
@@ -146,6 +149,7 @@ class ProxyPool(Generic[T]):
             dedicated=dedicated,
             start_method=start_method,
             max_tasks_per_worker=max_tasks_per_worker,
+            max_rss=max_rss,
             max_restarts=max_restarts,
             on_restart=on_restart,
             init_timeout=init_timeout,
@@ -171,6 +175,7 @@ class ProxyPool(Generic[T]):
                 n_threads=settings.n_threads(n_workers),
                 is_masked=engine.capabilities.binds_devices,
                 on_restart=on_restart,
+                max_rss=max_rss,
             )
             if engine.capabilities.crosses_processes:
                 recipe.check()
@@ -339,9 +344,7 @@ class ProxyPool(Generic[T]):
         return repr(self._core)
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a ProxyPool cannot be pickled: its workers belong to this process; make a pool where it is needed"
-        )
+        raise TypeError("a ProxyPool cannot be pickled: its workers belong to this process; make a pool where it is needed")
 
 
 class Remote:

@@ -42,6 +42,8 @@ class PoolRecipe:
         Whether a worker with a CUDA device sees only that one.
     on_restart : str
         What a replaced worker starts from: "fresh", "replay" or "snapshot".
+    max_rss : int or None
+        Bytes of memory above which a worker is replaced.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class PoolRecipe:
         n_threads: int | None = None,
         is_masked: bool = True,
         on_restart: str = "fresh",
+        max_rss: int | None = None,
     ) -> None:
         self.info = info
         self.name = name
@@ -71,6 +74,7 @@ class PoolRecipe:
         self._n_threads = n_threads
         self._is_masked = is_masked
         self._on_restart = on_restart
+        self._max_rss = max_rss
         self._factory: bytes | None = None
         self._encoded: dict[tuple[int, str | None], bytes] = {}
 
@@ -105,9 +109,7 @@ class PoolRecipe:
         """Return the constructor's arguments, with the device filled in where it asks for one."""
         given = self._arguments
         if len(given) > 1 and worker_id >= len(given):
-            raise ValueError(
-                f"init_args_each has arguments for {len(given)} workers, there are none for worker {worker_id}"
-            )
+            raise ValueError(f"init_args_each has arguments for {len(given)} workers, there are none for worker {worker_id}")
         args, kwargs = given[worker_id] if len(given) > 1 else given[0]
         name = self._device_parameter(args, kwargs)
         if name is None:
@@ -171,6 +173,7 @@ class PoolRecipe:
             arguments=self._encode_arguments(worker_id) if with_pickles else b"",
             snapshot=self._snapshot(worker_id, generation),
             replay=self._replay(generation),
+            max_rss=self._max_rss,
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:

@@ -32,6 +32,7 @@ class PoolSettings:
     dedicated: bool = False
     start_method: str | None = None
     max_tasks_per_worker: int | None = None
+    max_rss: int | None = None
     max_restarts: tuple[int, float] = (3, 5.0)
     on_restart: str = "fresh"
     init_timeout: float | None = None
@@ -40,6 +41,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         check_count("max_tasks_per_worker", self.max_tasks_per_worker)
+        check_count("max_rss", self.max_rss)
         check_seconds("init_timeout", self.init_timeout)
         if self.on_restart not in ("fresh", "replay", "snapshot"):
             raise ValueError(f"on_restart={self.on_restart!r}: expected 'fresh', 'replay' or 'snapshot'")
@@ -66,20 +68,17 @@ class PoolSettings:
         """
         refused = {
             "start_method": self.start_method is not None and not capabilities.start_methods,
+            "max_rss": self.max_rss is not None and not capabilities.can_kill,
             "init_timeout": self.init_timeout is not None and not capabilities.can_kill,
             "threads_per_worker": isinstance(self.threads_per_worker, int) and not capabilities.binds_devices,
         }
         for name, is_refused in refused.items():
             if is_refused:
                 value = getattr(self, name)
-                raise NotSupportedError(
-                    f"{name}={value!r} cannot be honoured by backend={backend!r}; use backend='process'"
-                )
+                raise NotSupportedError(f"{name}={value!r} cannot be honoured by backend={backend!r}; use backend='process'")
         methods = capabilities.start_methods
         if self.start_method is not None and self.start_method not in methods:
-            raise ValueError(
-                f"start_method={self.start_method!r}: expected one of {', '.join(map(repr, methods))}, or None"
-            )
+            raise ValueError(f"start_method={self.start_method!r}: expected one of {', '.join(map(repr, methods))}, or None")
 
     @functools.cached_property
     def _n_cpus(self) -> int:
@@ -114,9 +113,7 @@ def check_cpu_ids(cpu_ids: Any, n_workers: int) -> tuple[tuple[int, ...], ...] |
     if cpu_ids is None:
         return None
     if isinstance(cpu_ids, (str, bytes)) or not isinstance(cpu_ids, Iterable):
-        raise TypeError(
-            f"cpu_ids={cpu_ids!r}: expected a list with a processor, or a list of processors, for each worker"
-        )
+        raise TypeError(f"cpu_ids={cpu_ids!r}: expected a list with a processor, or a list of processors, for each worker")
     entries = tuple(_check_cpus(entry) for entry in cpu_ids)
     if len(entries) not in (1, n_workers):
         raise ValueError(f"cpu_ids has {len(entries)} entries for {n_workers} workers; expected 1 or {n_workers}")
@@ -130,7 +127,5 @@ def _check_cpus(entry: Any) -> tuple[int, ...]:
         if isinstance(cpu, bool) or not hasattr(cpu, "__index__"):
             raise TypeError(f"cpu_ids: {cpu!r} is no processor; expected an int")
         if cpu not in allowed:
-            raise ValueError(
-                f"cpu_ids: processor {cpu} is not among those that this process may use: {sorted(allowed)}"
-            )
+            raise ValueError(f"cpu_ids: processor {cpu} is not among those that this process may use: {sorted(allowed)}")
     return tuple(int(cpu) for cpu in cpus)

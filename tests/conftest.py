@@ -37,9 +37,7 @@ def _may_stay(process: psutil.Process) -> bool:
 
 
 def _threads() -> set[threading.Thread]:
-    return {
-        thread for thread in threading.enumerate() if not {thread.name, type(thread).__name__} & {*_LINGERING_THREADS}
-    }
+    return {thread for thread in threading.enumerate() if not {thread.name, type(thread).__name__} & {*_LINGERING_THREADS}}
 
 
 def _n_descriptors() -> int:

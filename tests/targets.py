@@ -565,3 +565,16 @@ class Named:
 def make_model(rate: float = 9.0) -> Model:
     """Make a model, as a factory in place of a class."""
     return Model(rate + current_worker().worker_id)
+
+
+class Hoarder:
+    """An object that keeps every block of memory it was asked to take."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bytearray] = []
+
+    def hoard(self, nbytes: int) -> int:
+        block = bytearray(nbytes)
+        block[::4096] = b"x" * len(block[::4096])  # touch every page
+        self.blocks.append(block)
+        return len(self.blocks)

@@ -89,9 +89,7 @@ def test_there_are_no_cycles() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_functions_import_only_what_is_optional_or_costs_much(name: str) -> None:
     late = {imported for imported, _ in _imports(_tree(name), late=True)}
-    own = {
-        imported for imported in late if imported.startswith("objproxy._worker") and name.startswith("objproxy._worker")
-    }
+    own = {imported for imported in late if imported.startswith("objproxy._worker") and name.startswith("objproxy._worker")}
     standard = late & {"select"} if name == "objproxy._worker.wire" else set()
     assert late - LATE_IMPORTS - own - standard <= set()
 

@@ -145,9 +145,7 @@ def test_contenders_take_turns_and_a_failing_one_takes_no_further() -> None:
 
 
 def make_outcomes(**medians: float) -> Outcomes:
-    return Outcomes(
-        {name: Outcome(name, "ok", rounds=((median,),), is_peer=name != OURS) for name, median in medians.items()}
-    )
+    return Outcomes({name: Outcome(name, "ok", rounds=((median,),), is_peer=name != OURS) for name, median in medians.items()})
 
 
 def test_a_target_is_reached_up_to_its_limit() -> None:

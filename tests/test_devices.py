@@ -121,9 +121,7 @@ def test_a_device_without_uuid_is_found_by_its_index() -> None:
 # --- what does not exist, and what has no meaning
 
 
-@pytest.mark.parametrize(
-    "devices", [3, -4, "cuda:3", "GPU-zzzz", [0, 9], TorchLikeDevice("cuda", 3), Device("cuda", 9)]
-)
+@pytest.mark.parametrize("devices", [3, -4, "cuda:3", "GPU-zzzz", [0, 9], TorchLikeDevice("cuda", 3), Device("cuda", 9)])
 def test_a_missing_device_is_an_error_that_lists_what_there_is(devices: object) -> None:
     with pytest.raises(DeviceError, match=r"Available: cuda:0 \(GPU-aaaa\), cuda:1 \(GPU-bbbb\), cuda:2") as caught:
         resolve(devices)

@@ -86,9 +86,7 @@ def test_a_prefix_in_the_mask_passes_through_and_the_whole_uuid_is_known(monkeyp
         ("1", ["1"]),
     ],
 )
-def test_a_split_gpu_stands_for_its_instances(
-    monkeypatch: pytest.MonkeyPatch, mask: str | None, visible: list[str]
-) -> None:
+def test_a_split_gpu_stands_for_its_instances(monkeypatch: pytest.MonkeyPatch, mask: str | None, visible: list[str]) -> None:
     monkeypatch.setenv("OBJPROXY_FAKE_CUDA", "GPU-a,MIG-1,MIG-2,GPU-b")
     if mask is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
@@ -102,9 +100,7 @@ def test_a_fake_number_makes_that_many_gpus(monkeypatch: pytest.MonkeyPatch, giv
     assert len({gpu.uuid for gpu in gpus}) == len(gpus) == count
 
 
-@pytest.mark.parametrize(
-    ("text", "place"), [("GPU-ab", 0), ("GPU-abc", 1), ("GPU-x", 2), ("GPU-a", None), ("GPU-y", None)]
-)
+@pytest.mark.parametrize(("text", "place"), [("GPU-ab", 0), ("GPU-abc", 1), ("GPU-x", 2), ("GPU-a", None), ("GPU-y", None)])
 def test_a_uuid_is_found_by_itself_or_by_a_prefix_of_its_own(text: str, place: int | None) -> None:
     assert only_match(text, ["GPU-ab", "GPU-abcd", "GPU-xyz"]) == place
 
@@ -204,9 +200,7 @@ def test_the_library_lists_gpus_and_their_instances(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("trouble", [{"is_driver_there": False}, {"is_gpu_lost": True}])
-def test_a_library_in_trouble_leaves_the_word_to_the_command(
-    monkeypatch: pytest.MonkeyPatch, trouble: dict[str, bool]
-) -> None:
+def test_a_library_in_trouble_leaves_the_word_to_the_command(monkeypatch: pytest.MonkeyPatch, trouble: dict[str, bool]) -> None:
     nvml = FakeNvml(**trouble)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(subprocess, "run", listing)

@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from targets import poll_until
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError
+from targets import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,7 +107,11 @@ def test_a_death_is_seen_though_a_child_of_the_worker_holds_its_channel(pool: Pr
         pool[0].fork_and_leave()
     assert caught.value.exitcode == 5
     for process in psutil.process_iter():  # the child left the worker's group on purpose: it is the test's to end
-        if process.name().startswith("python") and process.status() == psutil.STATUS_SLEEPING and _is_orphan_of(process, caught.value.pid):
+        if (
+            process.name().startswith("python")
+            and process.status() == psutil.STATUS_SLEEPING
+            and _is_orphan_of(process, caught.value.pid)
+        ):
             process.kill()
 
 
@@ -118,7 +122,9 @@ def _is_orphan_of(process: psutil.Process, pid: int | None) -> bool:
         return False
 
 
-@pytest.mark.parametrize("data", [b"\0" * 5, b"\xff" * 12, b"\x0c\0\0\0" + (2**63 - 1).to_bytes(8, "little"), b"\x63\0\0\0" + b"\0" * 8])
+@pytest.mark.parametrize(
+    "data", [b"\0" * 5, b"\xff" * 12, b"\x0c\0\0\0" + (2**63 - 1).to_bytes(8, "little"), b"\x63\0\0\0" + b"\0" * 8]
+)
 def test_bytes_that_are_no_frame_end_the_worker_and_nobody_else(pool: ProxyPool[Mortal], data: bytes) -> None:
     with pytest.raises(WorkerDiedError):
         pool[0].send_raw(data)

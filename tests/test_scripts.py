@@ -118,9 +118,7 @@ def test_a_program_from_standard_input_works(start_method: str) -> None:
 
 @pytest.mark.parametrize("where", ["global", "function", "exception", "running"])
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_a_pool_that_is_never_closed_does_not_hold_the_interpreter(
-    tmp_path: Path, start_method: str, where: str
-) -> None:
+def test_a_pool_that_is_never_closed_does_not_hold_the_interpreter(tmp_path: Path, start_method: str, where: str) -> None:
     done = run(
         tmp_path,
         """

@@ -21,6 +21,7 @@ Locks: `_lock` guards the state machine and every inbox; it is never held while 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -212,6 +213,10 @@ class Driver:
         """Whether a thread, maybe this one, is in the state machine; False says for sure that this one is not."""
         return self._lock.locked()
 
+    def is_in_use_here(self) -> bool:
+        """Whether this thread may be in the midst of turning the engine or of feeding it."""
+        return self._lock.locked() or (self._leading.locked() and self._leader == threading.get_ident())
+
     def resize(self, n_workers: int) -> None:
         """Change the number of workers; those that go finish what they were given."""
         self.check_usable()
@@ -344,7 +349,7 @@ class Driver:
             future.settle(outcome, worker_id)
 
     def _break(self, exc: BaseException) -> None:
-        """The engine itself failed, in whatever way: everybody is told, every worker is ended. `_lock` is held."""
+        """End everything because the engine itself failed, and tell everybody; `_lock` is held."""
         for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
             try:
                 self._perform([action])
@@ -424,7 +429,5 @@ class Driver:
 def _wake(sleeper: threading.Lock) -> None:
     """Release a lock that only its owner acquires; once is enough."""
     if sleeper.locked():
-        try:
+        with contextlib.suppress(RuntimeError):  # another thread was faster
             sleeper.release()
-        except RuntimeError:  # another thread was faster
-            pass

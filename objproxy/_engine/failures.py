@@ -21,9 +21,7 @@ from objproxy.errors import (
 MakeError = Callable[[int], BaseException]
 
 
-def death(
-    record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | None, device: str | None
-) -> WorkerDiedError:
+def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | None, device: str | None) -> WorkerDiedError:
     """Return the error for an item that ran when its worker died; without a batch, for the loss of its state."""
     is_poison = batch is not None and batch.attempts > 1 and batch.attempts > batch.rules.retries
     kind = PoisonTaskError if is_poison else WorkerDiedError
@@ -52,12 +50,10 @@ def gone_worker(worker_id: int | None) -> MakeError:
     return lambda _item: PoolBrokenError(f"worker {worker_id} is no longer part of this pool (see resize)")
 
 
-def quarantined_worker(
-    record: WorkerRecord, method: str | None, limit: tuple[int, float], device: str | None
-) -> MakeError:
+def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[int, float], device: str | None) -> MakeError:
     """Return the maker of errors for items that only a worker could run that died too often."""
     count, seconds = limit
-    detail = f"It died more than {count} times within {seconds:g} s and is quarantined; the other workers go on"
+    detail = f"It died more than {count} times within {seconds:g} s and is quarantined"
 
     def make_error(item: int) -> BaseException:
         if record.init_error is not None:
@@ -71,6 +67,7 @@ def quarantined_worker(
             item=item,
             started=False,
             detail=detail,
+            is_replaced=False,
         )
 
     return make_error

@@ -83,5 +83,3 @@ class CallFuture(concurrent.futures.Future[Any]):
             self.set_result(result)
         finally:
             self._finish = None  # it may hold the pool
-
-

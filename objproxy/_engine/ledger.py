@@ -37,9 +37,7 @@ class Ledger:
         batch.rules.outstanding += batch.count
         self.n_outstanding += batch.count
 
-    def deliver(
-        self, batch: Batch, offset: int, outcomes: Sequence[Any], has_failures: bool, worker_id: int | None
-    ) -> None:
+    def deliver(self, batch: Batch, offset: int, outcomes: Sequence[Any], has_failures: bool, worker_id: int | None) -> None:
         """End the items of `batch` from `offset` on."""
         rules = batch.rules
         count = len(outcomes)

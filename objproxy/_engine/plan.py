@@ -46,8 +46,7 @@ class ItemSource:
     def __init__(self, method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str, Iterable[Any]]) -> None:
         if not args and not kwargs:
             raise TypeError(
-                f"{method}(map_args=True) needs at least one iterable; "
-                "to call it once on each worker leave map_args out"
+                f"{method}(map_args=True) needs at least one iterable; to call it once on each worker leave map_args out"
             )
         iterables = [*args, *kwargs.values()]
         for position, iterable in enumerate(iterables):
@@ -127,9 +126,7 @@ def n_items(payload: Payload) -> int:
     return len(payload.operation.args[0])
 
 
-def encode_items(
-    payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]
-) -> list[Payload | Failure]:
+def encode_items(payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]) -> list[Payload | Failure]:
     """Encode a payload; where that fails, item by item, so that one bad item costs nobody else.
 
     Returns

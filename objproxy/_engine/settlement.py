@@ -54,9 +54,7 @@ class Settlement:
         batch.received += count
         record.n_tasks += count
 
-    def _take_in_with_retries(
-        self, record: WorkerRecord, batch: Batch, outcomes: Sequence[Any], failed: Sequence[int]
-    ) -> None:
+    def _take_in_with_retries(self, record: WorkerRecord, batch: Batch, outcomes: Sequence[Any], failed: Sequence[int]) -> None:
         received, begin, has_failures = batch.received, 0, False
         for offset in failed:
             if not self.may_retry(batch, outcomes[offset].error):

@@ -83,7 +83,12 @@ class Verbs:
         return outcomes
 
     def future(
-        self, operation: Operation, finish: Callable[[Any, int | None], Any], policy: Policy = PLAIN, *, worker_id: int | None = None
+        self,
+        operation: Operation,
+        finish: Callable[[Any, int | None], Any],
+        policy: Policy = PLAIN,
+        *,
+        worker_id: int | None = None,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation)
@@ -109,9 +114,7 @@ class Verbs:
         has_limit = policy.timeout is not None
         sizer = ChunkSizer(n_workers, 1 if has_limit else chunksize, may_join=not has_limit)
         call = Call(source.method, policy, sizer=sizer, call_number=next(self._call_numbers))
-        return MapRun(
-            self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain
-        )
+        return MapRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain)
 
     def map(self, run: MapRun, on_arrival: OnArrival) -> list[Sequence[Any]]:
         """Run a map to its end; return the outcomes in order, in consecutive pieces."""
@@ -133,7 +136,9 @@ class Verbs:
         if source.error is not None:
             raise source.error
         if len(payloads) != len(worker_ids):
-            raise _wrong_length(f"{len(payloads)} or more" if len(payloads) > len(worker_ids) else len(payloads), len(worker_ids))
+            raise _wrong_length(
+                f"{len(payloads)} or more" if len(payloads) > len(worker_ids) else len(payloads), len(worker_ids)
+            )
         call = self._pinned_call(source, policy)
         return self._round(call, 0, payloads, worker_ids, on_arrival)
 
@@ -178,9 +183,7 @@ def make_source(method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str,
 
 
 def _wrong_length(n_items: Any, n_workers: int) -> ValueError:
-    return ValueError(
-        f"a dedicated call needs one item for each worker: {n_items} items were given for {n_workers} workers"
-    )
+    return ValueError(f"a dedicated call needs one item for each worker: {n_items} items were given for {n_workers} workers")
 
 
 __all__ = ["Failure", "ResultIterator", "Verbs", "make_source"]

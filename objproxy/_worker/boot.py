@@ -106,7 +106,6 @@ def seed_generators(boot: Boot) -> None:
     else:
         words = boot.seed_words
         random.seed(",".join(map(str, words)))
-        import numpy.random  # noqa: PLC0415 - a seed was asked for, so its legacy generator is part of the promise
 
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:

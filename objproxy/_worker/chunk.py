@@ -178,7 +178,7 @@ class ChunkRunner:
     def _answer(self, *segments: Segment, is_last: bool = False) -> None:
         parts: list[bytes] = [wire.REPLY_HEAD.pack(self._seq, is_last, int((time.perf_counter() - self._began) * 1e9))]
         for segment in segments:
-            parts.append(wire.SEGMENT_HEAD.pack(segment.lane, segment.count, len(segment.data)))
+            parts.append(wire.SEGMENT_HEAD.pack(segment.lane, segment.n_items, len(segment.data)))
             parts.append(segment.data)
         self._channel.send(wire.REPLY, *parts)
 

@@ -72,7 +72,7 @@ class Worker:
         return self._item_rng
 
     def _make_rng(self, spawn_key: tuple[int, ...]) -> Any:
-        import numpy  # noqa: PLC0415 - a worker that draws no numbers never loads NumPy
+        import numpy
 
         return numpy.random.default_rng(numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key))
 

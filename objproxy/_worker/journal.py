@@ -39,12 +39,12 @@ class Segment(NamedTuple):
     """Results of consecutive items as they travel: lane, number of items, bytes."""
 
     lane: int
-    count: int
+    n_items: int
     data: bytes
 
     def packed(self) -> bytes:
         """Return the segment with its head, as in a message."""
-        return wire.SEGMENT_HEAD.pack(self.lane, self.count, len(self.data)) + self.data
+        return wire.SEGMENT_HEAD.pack(self.lane, self.n_items, len(self.data)) + self.data
 
 
 def create() -> int:

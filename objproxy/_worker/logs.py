@@ -9,7 +9,6 @@ from typing import Any
 from objproxy._worker import wire
 from objproxy._worker.context import Worker, worker_of_thread
 
-
 #: Whether the factory of records has been wrapped; it stays so, since others may have wrapped it since.
 _is_tagging = False
 

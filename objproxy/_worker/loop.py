@@ -172,7 +172,7 @@ def make_worker(boot: booting.Boot, channel: wire.WorkerChannel) -> context.Work
 
 
 def _send_logs_home(channel: wire.WorkerChannel, worker: context.Worker, levels: dict[str, int]) -> None:
-    from objproxy._worker.logs import send_records_home  # noqa: PLC0415 - after the environment is set
+    from objproxy._worker.logs import send_records_home
 
     send_records_home(channel, worker, levels)
 

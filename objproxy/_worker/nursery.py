@@ -166,10 +166,8 @@ class Nursery:
         if not pid:
             self._become_worker(parent, channel_fd, journal_fd)
 
-        try:
+        with contextlib.suppress(OSError):  # it is there already, or has exec'ed or ended
             os.setpgid(pid, pid)  # both sides do it, so that it holds whoever runs first
-        except OSError:
-            pass  # it is there already, or has exec'ed or ended
         self._children[pid] = (worker_id, generation)
         self._pids[worker_id, generation] = pid
         send_message(self._control, ("started", worker_id, generation, pid))
@@ -187,7 +185,7 @@ class Nursery:
         if self._must_exec:
             _exec_worker(self._argv, channel_fd, journal_fd)
 
-        from objproxy._worker.loop import run_worker  # noqa: PLC0415 - a nursery itself has no use for it
+        from objproxy._worker.loop import run_worker
 
         run_worker(channel_fd, journal_fd)
 
@@ -213,10 +211,8 @@ class Nursery:
             _signal_group(pid, signal.SIGKILL)
 
     def _tell(self, message: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the owner is gone or going; the loop will see it
             send_message(self._control, message)
-        except OSError:
-            pass  # the owner is gone or going; the loop will see it
 
     def _end_all(self) -> None:
         for pid, worker in self._children.items():
@@ -232,17 +228,15 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except ProcessLookupError:
         # The worker has not made its group yet, or only its zombie is left.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
     except PermissionError:
         pass  # macOS says so when only zombies are left in the group
 
 
 def _load(preload: bytes, modules: list[str]) -> None:
     """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
-    from objproxy._worker.boot import load_factory  # noqa: PLC0415 - as run_worker
+    from objproxy._worker.boot import load_factory
 
     try:
         for name in modules:
@@ -277,10 +271,10 @@ def run_nursery(control_fd: int, owner_pid: int) -> None:
 
 def run_root(control_fd: int, owner_pid: int) -> None:
     """Be the root nursery of a program. Never returns."""
-    import cloudpickle  # noqa: F401, PLC0415 - loaded once here, so that no worker pays for it
+    import cloudpickle  # noqa: F401 - loaded once here, so that no worker pays for it
 
-    import objproxy._worker.loop  # noqa: F401, PLC0415
-    import objproxy._worker.logs  # noqa: F401, PLC0415
+    import objproxy._worker.logs
+    import objproxy._worker.loop  # noqa: F401
 
     # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
     gc.collect()

@@ -73,7 +73,7 @@ def dumps(value: Any) -> bytes:
 
 
 def _dumps_by_value(value: Any) -> bytes:
-    import cloudpickle  # noqa: PLC0415 - 13 ms that most messages never need
+    import cloudpickle
 
     data: bytes = cloudpickle.dumps(value, 5)
     return data

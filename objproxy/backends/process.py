@@ -381,7 +381,7 @@ class ProcessBackend:
             self._bury(link, value)
 
     def _lose_nursery(self, nursery: PoolNursery) -> None:
-        """The nursery was killed: its workers go with it, so all of them are dead; the next start makes a new one."""
+        """Take in that the nursery has ended, and its workers with it; the next start makes a new one."""
         self._nursery = None
         self._poller.remove(nursery.fileno())
         nursery.close()
@@ -390,7 +390,7 @@ class ProcessBackend:
             self._bury(link, -signal.SIGKILL)
 
     def _bury(self, link: _Link, exitcode: int) -> None:
-        """A worker is dead: read what is left of it."""
+        """Read what is left of a dead worker."""
         while not link.is_ended and self._read(link):
             pass
         if not link.is_ended:
@@ -440,4 +440,3 @@ def _abandon_all() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_all)
-

@@ -76,7 +76,7 @@ def _unpickle(count: int, data: memoryview, worker_id: int, method: str) -> list
 
 
 def _unreadable(exc: BaseException, worker_id: int, method: str) -> Failure:
-    """What a result does while it is rebuilt, even exiting, is an error of its item alone."""
+    """Make an error of its item alone of what a result does while it is rebuilt, even if it is an exit."""
     error = ResultPickleError(worker_id, method, "unknown", f"rebuilding it here raised {type(exc).__name__}: {exc}")
     error.__cause__ = exc
     return Failure(error)

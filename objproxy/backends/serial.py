@@ -81,5 +81,5 @@ class SerialBackend:
         self._todo.clear()
 
     def abandon(self) -> None:
-        """A forked child has a copy of everything; forget it."""
+        """Forget the copy of everything that a forked child has."""
         self.close()

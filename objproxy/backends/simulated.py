@@ -373,9 +373,7 @@ class SimulatedBackend:
         story.n_sent = stop
         seconds = self._time - story.begins[0]
         self._tell(
-            m.Replied(
-                worker.worker_id, worker.generation, story.batch.seq, outcomes, _failed(outcomes), is_last, seconds
-            )
+            m.Replied(worker.worker_id, worker.generation, story.batch.seq, outcomes, _failed(outcomes), is_last, seconds)
         )
 
     def _answer_late(self, worker: _Worker) -> None:

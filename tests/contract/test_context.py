@@ -18,9 +18,7 @@ from ways import MakePool, Way
 
 def test_a_worker_knows_who_it_is(make_pool: MakePool) -> None:
     pool = make_pool(name="mine")
-    expected = [
-        {"worker_id": i, "n_workers": 2, "device": None, "generation": 0, "pool_name": "mine"} for i in range(2)
-    ]
+    expected = [{"worker_id": i, "n_workers": 2, "device": None, "generation": 0, "pool_name": "mine"} for i in range(2)]
     assert pool.facts(stack_results=False) == expected
 
 
@@ -93,9 +91,8 @@ def test_items_draw_the_same_for_any_number_of_workers_and_any_chunks(make_pool:
     assert len(drawn) == 1
 
 
-def test_the_callers_own_streams_are_left_alone(make_pool: MakePool, way: Way) -> None:
-    if not way.is_process:
-        pytest.skip("threads share the global streams of their process")
+@pytest.mark.processes
+def test_the_callers_own_streams_are_left_alone(make_pool: MakePool) -> None:
     before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
     make_pool(seed=3).draw()
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
@@ -168,9 +165,7 @@ def test_the_environment_of_the_program_is_that_of_the_workers(make_pool: MakePo
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("given", "expected"), [(3, "3"), ("auto", None), (None, "unset")])
-def test_the_thread_budget_is_in_the_environment(
-    make_pool: MakePool, monkeypatch: Any, given: Any, expected: Any
-) -> None:
+def test_the_thread_budget_is_in_the_environment(make_pool: MakePool, monkeypatch: Any, given: Any, expected: Any) -> None:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     for name in names:
         monkeypatch.delenv(name, raising=False)
@@ -238,13 +233,10 @@ def test_more_workers_than_devices_share_them_round_robin(make_pool: MakePool) -
 @pytest.mark.processes
 @pytest.mark.not_fork
 @pytest.mark.usefixtures("three_gpus")
-def test_the_device_mask_is_set_before_the_class_is_loaded(
-    make_pool: MakePool, tmp_path: Any, monkeypatch: Any
-) -> None:
+def test_the_device_mask_is_set_before_the_class_is_loaded(make_pool: MakePool, tmp_path: Any, monkeypatch: Any) -> None:
     """A module that looks at the mask while it is imported sees its own worker's."""
     (tmp_path / "objproxy_mask_probe.py").write_text(
-        "import os\nMASK = os.environ.get('CUDA_VISIBLE_DEVICES')\n\n"
-        "class Probe:\n    def mask(self):\n        return MASK\n"
+        "import os\nMASK = os.environ.get('CUDA_VISIBLE_DEVICES')\n\nclass Probe:\n    def mask(self):\n        return MASK\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     import objproxy_mask_probe

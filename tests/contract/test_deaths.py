@@ -41,9 +41,7 @@ def test_a_death_in_a_broadcast_is_told_with_the_workers_number(make_pool: MakeP
 
 @pytest.mark.parametrize("chunksize", [1, 4, 100, None])
 @pytest.mark.parametrize("bad", [0, 3, 5, 19])
-def test_a_death_in_a_chunk_costs_exactly_the_running_item(
-    make_pool: MakePool, chunksize: int | None, bad: int
-) -> None:
+def test_a_death_in_a_chunk_costs_exactly_the_running_item(make_pool: MakePool, chunksize: int | None, bad: int) -> None:
     pool = make_pool()
     results = pool.die_at.options(on_error="return", chunksize=chunksize).map(range(20), itertools.repeat(bad))
     assert [i for i, result in enumerate(results) if not isinstance(result, int)] == [bad]
@@ -191,9 +189,7 @@ def test_every_verb_has_its_time_limit(make_pool: MakePool, gates: Any, verb: st
     ("on_restart", "expected"),
     [("fresh", []), ("replay", ["kept", "kept too"]), ("snapshot", ["kept", "lost", "kept too"])],
 )
-def test_what_the_replacement_of_a_dead_worker_starts_from(
-    make_pool: MakePool, on_restart: str, expected: list[str]
-) -> None:
+def test_what_the_replacement_of_a_dead_worker_starts_from(make_pool: MakePool, on_restart: str, expected: list[str]) -> None:
     pool = make_pool(Journaled, on_restart=on_restart)
     keep = pool.step.options(journal=True)
     keep("kept")

@@ -104,9 +104,7 @@ def test_a_queued_call_can_be_cancelled_and_never_runs(make_pool: MakePool, gate
 
 
 @pytest.mark.processes
-def test_cancelling_a_running_call_replaces_its_worker_and_nobody_is_told_of_a_loss(
-    make_pool: MakePool, gates: Any
-) -> None:
+def test_cancelling_a_running_call_replaces_its_worker_and_nobody_is_told_of_a_loss(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(worker_count=1, max_restarts=(0, 100.0)), gates("gate"), gates("started")
     for generation in range(3):
         future = pool.report_and_wait.submit(started, gate)

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from objproxy import PoolClosedError, ProxyPool, WorkerInitError
+from objproxy import NotSupportedError, PoolClosedError, ProxyPool, WorkerInitError
 from objproxy.proxy import POOL_NAMES
 from targets import (
     PATIENCE_SECONDS,
@@ -20,6 +20,7 @@ from targets import (
     CustomError,
     Exiting,
     FailingInit,
+    Hoarder,
     Journaled,
     Model,
     Named,
@@ -184,9 +185,7 @@ def test_constructors_get_their_arguments(make_pool: MakePool) -> None:
     pool = make_pool(Named, init_args=(1, 2), init_kwargs={"a": 3})
     assert list(pool.args) == [(1, 2)] * 2
     assert list(pool.kwargs) == [{"a": 3}] * 2
-    each = make_pool(
-        Named, worker_count=None, init_args_each=[(1,), {"b": 2}, (3,)], init_args=(9,), init_kwargs={"a": 0}
-    )
+    each = make_pool(Named, worker_count=None, init_args_each=[(1,), {"b": 2}, (3,)], init_args=(9,), init_kwargs={"a": 0})
     assert list(each.args) == [(1,), (9,), (3,)]
     assert list(each.kwargs) == [{"a": 0}, {"a": 0, "b": 2}, {"a": 0}]
 
@@ -269,17 +268,13 @@ def test_insights_tell_where_the_time_went(make_pool: MakePool) -> None:
     assert [worker.id for worker in insights.workers] == [0, 1]
     assert sum(worker.n_tasks for worker in insights.workers) == 1000
     assert all(
-        value >= 0
-        for worker in insights.workers
-        for value in (worker.start_up, worker.init, worker.waiting, worker.exit)
+        value >= 0 for worker in insights.workers for value in (worker.start_up, worker.init, worker.waiting, worker.exit)
     )
     assert insights.total("working") > 0
     assert 0 < insights.working_ratio <= 1
     assert 0 < len(insights.slowest) <= 5
     assert insights.slowest[0].method == "score"
-    assert [item.seconds for item in insights.slowest] == sorted(
-        (item.seconds for item in insights.slowest), reverse=True
-    )
+    assert [item.seconds for item in insights.slowest] == sorted((item.seconds for item in insights.slowest), reverse=True)
     pool.close()
     assert sum(worker.n_tasks for worker in pool.insights().workers) == 1000
 
@@ -380,3 +375,20 @@ def test_wait_ready_waits_for_replacements(make_pool: MakePool) -> None:
     assert pool.wait_ready(PATIENCE_SECONDS)
     poll_until(lambda: pool.wait_ready(1) and pool.workers[0].state == "idle")
     assert pool.workers[0].generation == 1
+
+
+@pytest.mark.processes
+def test_a_worker_that_outgrows_its_memory_is_replaced(make_pool: MakePool) -> None:
+    pool = make_pool(Hoarder, worker_count=1, max_rss=200 * 2**20)
+    held = pool.hoard.options(chunksize=1).map([30 * 2**20] * 12)
+    assert max(held) < 12
+    assert sorted(held)[0] == 1
+    assert pool.wait_ready(PATIENCE_SECONDS)
+    assert pool.workers[0].generation >= 1
+    assert sum(worker.n_tasks for worker in pool.workers) == 12
+
+
+@pytest.mark.in_memory
+def test_a_limit_of_memory_needs_processes(make_pool: MakePool) -> None:
+    with pytest.raises(NotSupportedError, match="max_rss"):
+        make_pool(max_rss=10**9)

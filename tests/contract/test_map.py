@@ -276,9 +276,7 @@ def test_a_bar_of_nothing_sensible_is_refused(shared_pool: ProxyPool[Model]) -> 
 @pytest.mark.parametrize("n_retries", [1, 3])
 def test_an_item_is_tried_again_as_often_as_it_is_allowed(make_pool: MakePool, tmp_path: Path, n_retries: int) -> None:
     pool, path = make_pool(), tmp_path / "tries"
-    method = pool.fail_first.options(
-        retries=n_retries, retry_on=OSError, on_error="return", stack_results=False, map_args=True
-    )
+    method = pool.fail_first.options(retries=n_retries, retry_on=OSError, on_error="return", stack_results=False, map_args=True)
     results = method(itertools.repeat(path), range(6), [0, 1, n_retries, n_retries + 1, math.inf, 0])
     tries = path.read_text().split()
     assert [tries.count(str(item)) for item in range(6)] == [1, 2, n_retries + 1, n_retries + 1, n_retries + 1, 1]

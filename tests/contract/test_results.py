@@ -37,9 +37,7 @@ KEPT = sorted(set(VALUES) - set(STACKED))
 
 @pytest.mark.parametrize("kind", STACKED)
 @pytest.mark.parametrize("is_map", [True, False], ids=["map", "broadcast"])
-def test_numbers_and_arrays_of_one_shape_and_type_are_stacked(
-    shared_pool: ProxyPool[Model], kind: str, is_map: bool
-) -> None:
+def test_numbers_and_arrays_of_one_shape_and_type_are_stacked(shared_pool: ProxyPool[Model], kind: str, is_map: bool) -> None:
     dtype, shape = STACKED[kind]
     if is_map:
         results = shared_pool.make([kind] * 3, index=[0, 10, 20], map_args=True, synchronize=True)

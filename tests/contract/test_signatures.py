@@ -156,9 +156,7 @@ def test_an_option_that_makes_no_sense_is_refused_when_it_is_given(shared_pool: 
 def test_numpys_whole_numbers_are_whole_numbers(shared_pool: ProxyPool[Model]) -> None:
     import numpy as np
 
-    method = shared_pool.score.options(
-        chunksize=np.int64(2), retries=np.int64(1), priority=np.int32(1), map_args=np.True_
-    )
+    method = shared_pool.score.options(chunksize=np.int64(2), retries=np.int64(1), priority=np.int32(1), map_args=np.True_)
     assert method(range(3)).tolist() == [0, 2, 4]
 
 
