@@ -49,6 +49,8 @@ class PoolCore:
         self.settings = settings
         self.is_dedicated = settings.dedicated
         backend.open(_context(recipe, backend, settings))
+        if backend.capabilities.crosses_processes:
+            recipe.check()
         state = PoolState(
             recipe.n_workers,
             max_restarts=settings.max_restarts,
@@ -266,7 +268,7 @@ def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> Po
         start_method=settings.start_method or "",
         # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by
         # itself.
-        preload=recipe.factory if crosses and not is_gpu_pool else None,
+        preload=lambda: recipe.factory if crosses and not is_gpu_pool else None,
         modules=tuple(recipe.modules),
         environ=settings.thread_environ(recipe.n_workers),
         init_timeout=settings.init_timeout,

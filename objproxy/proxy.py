@@ -177,15 +177,14 @@ class ProxyPool(Generic[T]):
                 on_restart=on_restart,
                 max_rss=max_rss,
             )
-            if engine.capabilities.crosses_processes:
-                recipe.check()
+            core = PoolCore(recipe, engine, settings)
             _warn_of_hidden_names(recipe.info)
         except BaseException:
             engine.close()  # it holds descriptors from the beginning
             raise
         self.__dict__["_methods"] = {}
         self.__dict__["_instances"] = {}
-        self.__dict__["_core"] = PoolCore(recipe, engine, settings)
+        self.__dict__["_core"] = core
         self._core.start()
 
     # ---- the pool's own names ----------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +64,7 @@ class PoolRecipe:
         self.info = info
         self.name = name
         self.n_workers = n_workers
-        self.entropy: Any = secrets.randbits(128) if seed is None else seed
+        self.entropy: Any = int.from_bytes(os.urandom(16), "little") if seed is None else seed
         self.snapshots: dict[int, bytes] = {}
         self.replay: list[bytes] = []
         self._devices = devices

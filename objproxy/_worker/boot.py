@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
-import random
 import sys
 import time
 from typing import Any
@@ -101,12 +100,18 @@ def seed_generators(boot: Boot) -> None:
     A worker that was forked from a process that had drawn numbers would draw the same ones again.
     """
     if boot.seed_words is None:
-        random.seed(os.urandom(32))
         words = tuple(int.from_bytes(os.urandom(4), "little") for _ in range(8))
     else:
         words = boot.seed_words
-        random.seed(",".join(map(str, words)))
+        # A seed was asked for, so both global generators are part of the promise.
+        import random  # noqa: F401
 
+        import numpy.random  # noqa: F401
+
+    # Where a generator is not loaded yet, it will draw its own seed from the system when it is.
+    python_random = sys.modules.get("random")
+    if python_random is not None:
+        python_random.seed(",".join(map(str, words)))
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(words)

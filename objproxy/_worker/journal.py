@@ -18,7 +18,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 from typing import Any, NamedTuple
 
 from objproxy._worker import platform, wire
@@ -55,6 +54,8 @@ def create() -> int:
     if platform.has_linux_means():
         fd = os.memfd_create("objproxy-journal", os.MFD_CLOEXEC)
     else:
+        import tempfile  # slow to load, and not needed where memory can be anonymous
+
         fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
         os.unlink(path)
     os.ftruncate(fd, NBYTES)

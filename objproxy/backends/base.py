@@ -82,8 +82,8 @@ class PoolContext:
         To be called with the fields of a log record that a worker has sent.
     start_method : str
         One of the back end's own; "" for its default.
-    preload : bytes or None
-        The pickled class, if it is safe to load it once, before the workers are made.
+    preload : callable
+        Gives the pickled class, if it is safe to load it once, before the workers are made.
     modules : tuple of str
         Modules that every worker will load.
     environ : dict
@@ -96,7 +96,7 @@ class PoolContext:
     on_progress: Callable[[int, int, int | None], None] = _ignore_progress
     on_log: Callable[[dict[str, Any]], None] = _ignore_log
     start_method: str = ""
-    preload: bytes | None = None
+    preload: Callable[[], bytes | None] = lambda: None
     modules: tuple[str, ...] = ()
     environ: dict[str, str | None] = dataclasses.field(default_factory=dict)
     init_timeout: float | None = None

@@ -154,6 +154,12 @@ class _Root:
                 self._stop()
                 self._send(theirs)
 
+    def warm_up(self) -> None:
+        """Start the root, if it does not run, without waiting for it: the program has other things to do meanwhile."""
+        with self._lock:
+            if self._control is None:
+                self._start()
+
     def _send(self, theirs: socket.socket) -> None:
         if self._control is None:
             self._start()
@@ -195,6 +201,11 @@ class _Root:
             self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
         self._control = self._process = None
         self._lock = threading.Lock()
+
+
+def warm_up() -> None:
+    """See that the root is there, or on its way, when it is needed."""
+    _root.warm_up()
 
 
 def interpreter() -> list[str]:

@@ -39,7 +39,7 @@ from objproxy._worker.boot import Ready
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
-from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery
+from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import decode_segments
 from objproxy.errors import WorkerInitError
@@ -125,9 +125,11 @@ class ProcessBackend:
             "argv": list(sys.argv),
             "cwd": _working_directory(),
             "executable": interpreter(),
-            "preload": context.preload if start_method == "forkserver" else None,
             "modules": list(context.modules),
         }
+        self._preload = context.preload
+        if start_method != "fork":
+            warm_up()  # it starts while the class is being pickled
 
     # ---- the protocol ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +160,8 @@ class ProcessBackend:
         self._write(link, wire.frame(wire.BOOT, pickle.dumps(self._recipe.boot(worker_id, generation), 5)))
 
     def _open_nursery(self) -> PoolNursery:
-        self._nursery = open_nursery(self._settings)
+        preload = self._preload() if self._settings["start_method"] == "forkserver" else None
+        self._nursery = open_nursery({**self._settings, "preload": preload})
         self._poller.add(self._nursery.fileno())
         return self._nursery
 
