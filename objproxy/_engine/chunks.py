@@ -13,10 +13,10 @@ from __future__ import annotations
 TARGET_SECONDS = 0.004
 
 #: A chunk need not be shorter than this for the workers to finish together: a message costs 10 to 20 us.
-_MIN_SECONDS = 0.0003
+_MIN_SECONDS = 0.0005
 
 #: A chunk is at most what is left divided by this and by the number of workers.
-_SHARES_PER_WORKER = 3
+_SHARES_PER_WORKER = 2
 
 #: A chunk is at most this many times the largest before, so that one lucky measurement does no harm.
 _MAX_GROWTH = 64
@@ -50,12 +50,22 @@ class ChunkSizer:
         self._may_join = may_join
         self._n_items = 0.0  # of the latest answers, older ones fading
         self._seconds = 0.0
+        self._n_answers = 0
+        self._n_items_in_all = 0
+        self._seconds_in_all = 0.0
         self._largest = 1
 
     @property
     def seconds_per_item(self) -> float | None:
-        """Mean time of an item lately; None before the first answer."""
-        return self._seconds / self._n_items if self._n_items else None
+        """Mean time of an item; None before the first answer.
+
+        The larger of the mean lately and the mean of the whole map: where few items take most of the time, a run of short
+        ones must not make chunks large, for the next long item would hold all of its chunk back.
+        """
+        if not self._n_items:
+            return None
+        lately = self._seconds / self._n_items
+        return max(lately, self._seconds_in_all / self._n_items_in_all) if self._n_items_in_all else lately
 
     def observe(self, count: int, seconds: float) -> None:
         """Learn that `count` items took `seconds` of a worker.
@@ -65,6 +75,10 @@ class ChunkSizer:
         """
         self._n_items = _MEMORY * self._n_items + count
         self._seconds = _MEMORY * self._seconds + seconds
+        self._n_answers += 1
+        if self._n_answers > self._n_workers:  # the first answer of a worker is no measure: it may have loaded a module
+            self._n_items_in_all += count
+            self._seconds_in_all += seconds
 
     def next_size(self, n_left: int | None) -> int:
         """Return the size of the next chunk, at least 1.
@@ -76,10 +90,11 @@ class ChunkSizer:
         """
         if self._chunksize is not None:
             return self._chunksize * self._n_joined(self._chunksize, n_left)
-        if not self._n_items:
+        mean = self.seconds_per_item
+        if mean is None:
             return 1
 
-        seconds = max(self._seconds / self._n_items, 1e-9)
+        seconds = max(mean, 1e-9)
         size = min(int(TARGET_SECONDS / seconds), self._largest * _MAX_GROWTH, _LARGEST)
         if n_left is not None:
             fair = n_left // (_SHARES_PER_WORKER * self._n_workers)
@@ -94,9 +109,10 @@ class ChunkSizer:
         A worker is sent chunks ahead while they are very short, so that it need not wait between them. Chunks that
         would lie ahead of one worker anyway may as well travel together.
         """
-        if not (self._may_join and self._n_items):
+        mean = self.seconds_per_item
+        if mean is None or not self._may_join:
             return 1
-        seconds = max(chunksize * self._seconds / self._n_items, 1e-9)
+        seconds = max(chunksize * mean, 1e-9)
         n_joined = min(int(_JOINED_SECONDS / seconds), _MAX_JOINED)
         if n_left is not None:
             n_joined = min(n_joined, n_left // (chunksize * _SHARES_PER_WORKER * self._n_workers))

@@ -21,7 +21,7 @@ from objproxy._engine.timers import Timers
 from objproxy._engine.workers import WorkerRecord
 
 #: Batches shorter than this are sent ahead, so that a worker need not wait for the parent between two of them.
-_AHEAD_SECONDS = 0.002
+_AHEAD_SECONDS = 0.005
 
 #: Work that may lie ahead of a worker, and the most batches of it.
 _AHEAD_WORK_SECONDS = 0.001
