@@ -117,7 +117,13 @@ class PoolMethod(_Method):
         core = self._core
         operation = self._operation(args, kwargs)
         worker_ids = core.worker_ids
-        outcomes = core.verbs.every(worker_ids, operation, options.policy)
+        progress = Progress(options.progress_bar, len(worker_ids), self._info.name)
+        try:
+            outcomes = core.verbs.every(
+                worker_ids, operation, options.policy, on_arrival=lambda arrival: progress.update(len(arrival.outcomes))
+            )
+        finally:
+            progress.close()
         results = core.settle_every(outcomes, self._info.name, options, worker_ids)
         if options.journal:
             core.note_broadcast(operation)

@@ -251,3 +251,18 @@ def test_a_worker_that_sees_no_array_never_loads_numpy(start_method: str) -> Non
         [sys.executable, "-c", code], capture_output=True, text=True, env=_environ(), cwd=ROOT, timeout=PATIENCE_SECONDS
     )
     assert (done.stdout, done.stderr) == ("False False False\n", "")
+
+
+def test_a_forked_worker_runs_no_exit_function_of_the_program(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+        import atexit
+
+        atexit.register(print, "the program ends")
+        print("buffered")
+        with ProxyPool(Model, worker_count=2, start_method="fork") as pool:
+            print(pool.score(1).tolist())
+        """,
+    )
+    assert (done.stdout, done.stderr) == ("buffered\n[2, 2]\nthe program ends\n", "")

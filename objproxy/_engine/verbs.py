@@ -70,16 +70,28 @@ class Verbs:
             raise
 
     def every(
-        self, worker_ids: Sequence[int], operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True
+        self,
+        worker_ids: Sequence[int],
+        operation: Operation,
+        policy: Policy = PLAIN,
+        *,
+        is_task: bool = True,
+        on_arrival: OnArrival = lambda _arrival: None,
     ) -> list[Any]:
         """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
         payload = self.encode(operation)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._driver.submit([Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)])
-        self._await(call)
         outcomes: list[Any] = [None] * len(worker_ids)
-        for arrival in call.take():
-            outcomes[arrival.start] = arrival.outcomes[0]
+        try:
+            while call.outstanding or call.inbox:
+                self._driver.wait_for(call)
+                for arrival in call.take():
+                    outcomes[arrival.start] = arrival.outcomes[0]
+                    on_arrival(arrival)
+        except BaseException:
+            self._driver.cancel(call, and_running=True)
+            raise
         return outcomes
 
     def future(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -128,8 +129,12 @@ def _make_nursery(start_method: str) -> PoolNursery:
 
 def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     owner = os.getpid()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
+            stream.flush()  # what stands in the buffer would be written once more by every worker
     pid = os.fork()  # the hooks below close every other pool's descriptors in the child
     if not pid:
+        atexit._clear()  # the program's own exit functions are not the workers'
         ours.close()
         os.setpgid(0, 0)
         run_nursery(theirs.detach(), owner)

@@ -255,6 +255,9 @@ def test_a_callable_is_told_of_progress(shared_pool: ProxyPool[Model]) -> None:
     told.clear()
     list(shared_pool.score.options(progress_bar=lambda done, total: told.append((done, total))).imap(iter([1, 2])))
     assert told[-1][0] == 2
+    told.clear()
+    shared_pool.score.options(progress_bar=lambda done, total: told.append((done, total)))(1)
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize("wanted", [True, {"desc": "scoring", "disable": False}], ids=["bool", "dict"])
