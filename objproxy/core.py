@@ -24,10 +24,10 @@ from objproxy._worker.wire import Operation, dumps
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ObjProxyError, PoolClosedError
 from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, memory_of
-from objproxy.methods import RemoteStream
 from objproxy.options import CallOptions
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
+from objproxy.streams import RemoteStream
 
 
 class PoolCore:
@@ -135,6 +135,10 @@ class PoolCore:
             return self.settle_one(outcome, name, worker_id)
 
         return self.verbs.future(operation, finish, options.policy, worker_id=worker_id)
+
+    def ask(self, worker_id: int, operation: Operation) -> Any:
+        """Carry one operation out on one worker; return its result, or raise its error."""
+        return self.settle_one(self.verbs.one(worker_id, operation, is_task=False), operation.name, worker_id)
 
     def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
         """Return the result of one task, or raise its error."""

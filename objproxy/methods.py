@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from objproxy._engine.calls import Arrival
@@ -12,8 +11,6 @@ from objproxy._engine.futures import CallFuture
 from objproxy._engine.mapping import SKIP, ResultIterator
 from objproxy._engine.messages import Failure
 from objproxy._engine.verbs import make_source
-from objproxy._worker.execute import StreamEnd
-from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
 from objproxy.progress import Progress
@@ -326,60 +323,6 @@ class InstanceMethod(_Method):
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""
         return await _awaitable(self.submit(*args, **kwargs))
-
-
-class RemoteStream(Iterator[Any]):
-    """The items of a generator that lives in a worker, pulled one by one as they are consumed.
-
-    If its worker dies, the next item raises `WorkerDiedError`.
-    """
-
-    def __init__(self, core: PoolCore, handle: StreamHandle, name: str) -> None:
-        self._core = core
-        self._handle = handle
-        self._name = name
-        self._is_ended = False
-
-    def __iter__(self) -> RemoteStream:
-        return self
-
-    def __next__(self) -> Any:
-        if self._is_ended:
-            raise StopIteration
-        worker_id = self._handle.worker_id
-        operation = Operation("next", self._name, (self._handle.stream_id, self._handle.generation), {})
-        try:
-            outcome = self._core.verbs.one(worker_id, operation, is_task=False)
-            value = self._core.settle_one(outcome, self._name, worker_id)
-        except BaseException:
-            self._is_ended = True
-            raise
-        if isinstance(value, StreamEnd):
-            self._is_ended = True
-            raise StopIteration
-        return value
-
-    def close(self) -> None:
-        """Run the generator's own end, in its worker."""
-        if not self._is_ended:
-            self._is_ended = True
-            handle = self._handle
-            operation = Operation("drop", self._name, (handle.stream_id, handle.generation), {})
-            self._core.settle_one(
-                self._core.verbs.one(handle.worker_id, operation, is_task=False), self._name, handle.worker_id
-            )
-
-    def __del__(self) -> None:
-        if not getattr(self, "_is_ended", True):
-            self._is_ended = True
-            with contextlib.suppress(Exception):  # the pool is closed, or the interpreter is ending
-                self._core.forget_stream(self._handle)
-
-    def __enter__(self) -> RemoteStream:
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
 
 
 def _awaitable(future: CallFuture) -> asyncio.Future[Any]:
