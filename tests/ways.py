@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from objproxy import ProxyPool
+from objproxy.backends.simulated import SimulatedBackend
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One back end with one start method."""
+    """One back end with one start method; a back end that is given as a function is made anew for each pool."""
 
     name: str
-    options: dict[str, Any]
+    made_of: dict[str, Any]
     is_process: bool = False
     is_concurrent: bool = True
     environ: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords for `ProxyPool`."""
+        return {name: value() if callable(value) else value for name, value in self.made_of.items()}
+
 
 WAYS = (
     Way("serial", {"backend": "serial"}, is_concurrent=False),
+    Way("simulated", {"backend": functools.partial(SimulatedBackend, can_kill=False)}, is_concurrent=False),
     Way("thread", {"backend": "thread"}),
     Way("forkserver", {"backend": "process", "start_method": "forkserver"}, is_process=True),
     Way("fork", {"backend": "process", "start_method": "fork"}, is_process=True),

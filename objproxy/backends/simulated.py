@@ -1,6 +1,7 @@
 """Workers that do not exist: they take virtual time, and die, stall and fall silent as a seed says.
 
-For tests of the engine. Nothing runs but the clock of the simulation, so a thousand workers and their deaths cost
+For tests of the engine. With a pool's class, real objects answer, in the caller's memory, and only the time and the
+deaths are played; without one, nothing runs but the clock of the simulation, so a thousand workers and their deaths cost
 milliseconds, and the same seed gives the same story again. The items of a batch are played through when it begins: how
 long each takes, and whether one of them raises, kills its worker or never ends. When a worker is killed before the end
 of the story, the story is cut at that moment. What a worker has done and not sent is in its journal, as with processes;
@@ -13,6 +14,7 @@ import bisect
 import dataclasses
 import heapq
 import random
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch, Failure
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.memory import MemoryWorker
 from objproxy.errors import WorkerInitError
 
 _NEVER = float("inf")
@@ -118,12 +121,13 @@ class _Story:
 class _Worker:
     """One worker of the simulation."""
 
-    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_up", "sent", "story", "worker_id")
+    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_up", "live", "sent", "story", "worker_id")
 
     def __init__(self, worker_id: int, generation: int) -> None:
         self.worker_id = worker_id
         self.generation = generation
         self.info = WorkerInfo()
+        self.live: MemoryWorker | None = None  # the real object, if there is one
         self.sent: deque[Batch] = deque()  # received and not begun
         self.story: _Story | None = None
         self.is_up = False
@@ -141,7 +145,9 @@ class SimulatedBackend:
     fate : Fate
         How long things take and how often they go wrong.
     run : callable
-        ``run(*arguments)`` gives the value of an item.
+        ``run(*arguments)`` gives the value of an item, where there are no real objects.
+    can_kill : bool
+        Whether calls may have a time limit. It is one of virtual time: the methods of real objects run to their end.
 
     Attributes
     ----------
@@ -152,9 +158,16 @@ class SimulatedBackend:
     """
 
     name = "simulated"
-    capabilities = Capabilities(can_kill=True, crosses_processes=False, binds_devices=False)
 
-    def __init__(self, seed: int = 0, fate: Fate | None = None, run: Callable[..., Any] = lambda x: x + 1) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        fate: Fate | None = None,
+        run: Callable[..., Any] = lambda x: x + 1,
+        *,
+        can_kill: bool = True,
+    ) -> None:
+        self.capabilities = Capabilities(can_kill=can_kill, crosses_processes=False, binds_devices=False)
         self.executions: dict[Any, Counter[int]] = {}
         self.n_deaths = 0
         self._random = random.Random(seed)
@@ -166,11 +179,15 @@ class SimulatedBackend:
         self._events: list[m.Event] = []
         self._is_woken = False
         self._workers: dict[int, _Worker] = {}
+        self._context: PoolContext | None = None
+        # Guards the future: one thread moves the clock, others send.
+        self._lock = threading.RLock()
 
     # ---- the protocol ------------------------------------------------------------------------------------------------
 
     def open(self, context: PoolContext) -> None:
-        """There is nothing to build."""
+        """Keep what builds the objects."""
+        self._context = context
 
     def now(self) -> float:
         """Return the virtual time."""
@@ -196,6 +213,10 @@ class SimulatedBackend:
 
     def send(self, worker_id: int, batch: Batch) -> None:
         """Let a worker receive a batch."""
+        with self._lock:
+            self._send(worker_id, batch)
+
+    def _send(self, worker_id: int, batch: Batch) -> None:
         worker = self._workers.get(worker_id)
         if worker is not None and not worker.is_killed:
             worker.sent.append(batch)
@@ -204,6 +225,10 @@ class SimulatedBackend:
 
     def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
         """Ask a worker to end, or kill it."""
+        with self._lock:
+            self._end(worker_id, generation, is_polite)
+
+    def _end(self, worker_id: int, generation: int, is_polite: bool) -> None:
         worker = self._workers.get(worker_id)
         if worker is None or worker.generation != generation or worker.is_killed:
             return
@@ -219,6 +244,10 @@ class SimulatedBackend:
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Move the clock to the next event, or by `timeout`."""
+        with self._lock:
+            return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> Sequence[m.Event]:
         limit = _NEVER if timeout is None else self._time + timeout
         while not self._events and not self._is_woken and self._future and self._future[0][0] <= limit:
             self._time, _, happen = heapq.heappop(self._future)
@@ -262,10 +291,23 @@ class SimulatedBackend:
 
     def _come_up(self, worker: _Worker, seconds: float) -> None:
         if self._is_alive(worker) and not worker.is_killed:
+            if self._context is not None and not self._build(worker, self._context):
+                return
             worker.is_up = True
-            worker.info = WorkerInfo(None, 0.0, seconds)
+            worker.info = WorkerInfo(None, 0.0, seconds, worker.info.attributes)
             self._tell(m.Ready(worker.worker_id, worker.generation))
             self._begin_next(worker)
+
+    def _build(self, worker: _Worker, context: PoolContext) -> bool:
+        """Build the real object of a worker; False if its constructor raised."""
+        live = worker.live = MemoryWorker(context, worker.worker_id, worker.generation)
+        first = live.boot()[0]
+        worker.info = live.info
+        if isinstance(first, m.InitFailed):
+            self._tell(first)
+            self._bury(worker, 1)
+            return False
+        return True
 
     def _fail_init(self, worker: _Worker) -> None:
         if self._is_alive(worker) and not worker.is_killed:
@@ -275,6 +317,8 @@ class SimulatedBackend:
 
     def _finish(self, worker: _Worker) -> None:
         if self._is_alive(worker) and not worker.is_killed:
+            if worker.live is not None:
+                worker.live.finish()
             self._bury(worker, 0)
 
     def _crash(self, worker: _Worker) -> None:
@@ -314,17 +358,21 @@ class SimulatedBackend:
         if self._happens(self._fate.dies_before):
             self._plan(0.0, lambda: self._crash(worker))
             return
-        story = worker.story = self._tell_story(worker.sent.popleft())
+        story = worker.story = self._tell_story(worker, worker.sent.popleft())
         if story.end < _NEVER:
             self._plan(story.end - self._time, lambda: self._end_story(worker, story))
         if len(story.outcomes) > 1 and self._happens(self._fate.answers_in_parts):
             n_items = self._random.randrange(1, len(story.outcomes))
             self._plan(story.begins[n_items] - self._time, lambda: self._answer_part(worker, story, n_items))
 
-    def _tell_story(self, batch: Batch) -> _Story:
-        """Play the items of a batch through."""
+    def _tell_story(self, worker: _Worker, batch: Batch) -> _Story:
+        """Play the items of a batch through.
+
+        A real object answers all of them at once; what it did not live to say is dropped.
+        """
         story, fate, time = _Story(batch), self._fate, self._time
         operation: Operation = batch.payload.data if batch.payload.data is not None else batch.payload.operation
+        answers = worker.live.serve(batch).outcomes if worker.live is not None else None
         story.end = _NEVER
         for offset in range(batch.count):
             story.begins.append(time)
@@ -333,7 +381,7 @@ class SimulatedBackend:
             time += self._draw(fate.item_seconds)
             if self._happens(fate.dies):
                 break
-            story.outcomes.append(self._outcome(operation, offset))
+            story.outcomes.append(self._outcome(operation, offset) if answers is None else answers[offset])
             if self._happens(fate.dies_between):
                 break
         else:
