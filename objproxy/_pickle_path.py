@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from objproxy._worker.outcome import type_name
 from objproxy._worker.wire import Operation, dumps
 
 #: The search gives up after this time and names the deepest place it has found.
@@ -35,7 +36,7 @@ def find_culprit(value: Any, what: str) -> str:
             break
         if time.monotonic() > deadline:
             break
-    return f"{what} -> {path} ({_type_name(value)})" if path else f"{what} ({_type_name(value)})"
+    return f"{what} -> {path} ({type_name(value)})" if path else f"{what} ({type_name(value)})"
 
 
 def explain_operation(operation: Operation, _exc: Exception) -> str:
@@ -77,7 +78,3 @@ def _pickles(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -17,6 +17,9 @@ from objproxy._worker.nursery import receive_message, run_nursery, send_message
 #: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
 _ROOT_SECONDS = 60.0
 
+#: A nursery ends in milliseconds; this is for one that the kernel cannot end.
+_END_SECONDS = 5.0
+
 START_METHODS = ("forkserver", "fork", "spawn")
 
 
@@ -38,7 +41,8 @@ class PoolNursery:
     def __init__(self, control: socket.socket, pid: int | None) -> None:
         self._control = control
         self._pid = pid
-        self.root_pid: int | None = None  # its process, where it is a child of the root; it tells when it is born
+        self._root_pid: int | None = None  # its process, where it is a child of the root; it tells when it is born
+        self._is_doomed = False
 
     def fileno(self) -> int:
         """Return the descriptor on which its notices arrive."""
@@ -80,12 +84,21 @@ class PoolNursery:
         """Kill it while it hangs in code of the user; every worker goes with it."""
         if self._pid is not None:
             os.kill(self._pid, signal.SIGKILL)  # a child of this process that was not waited for: the pid is its own
-        elif self.root_pid is not None:
-            _root.kill_nursery(self.root_pid)
+        elif self._root_pid is not None:
+            _root.kill_nursery(self._root_pid)
+        else:
+            self._is_doomed = True
+
+    def is_born(self, pid: int) -> None:
+        """Note its process; one that was to be killed before that was known is killed now."""
+        self._root_pid = pid
+        if self._is_doomed:
+            self.kill()
 
     def close(self) -> None:
         """End it, and every worker that is left, and wait until it is gone."""
         with contextlib.suppress(OSError):
+            self._control.settimeout(_END_SECONDS)
             self._control.shutdown(socket.SHUT_WR)
             while self._control.recv(4096):  # the end of the channel comes when the process has ended
                 pass

@@ -371,7 +371,7 @@ class ProcessBackend:
             self._lose_nursery(nursery)
             return
         if verb == "born":
-            nursery.root_pid = value
+            nursery.is_born(value)
             return
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
