@@ -21,6 +21,7 @@ EXTRAS = {
     ],
     "examples": EXAMPLES,
     "bench": [
+        "dask[distributed]>=2024.1",
         "joblib>=1.4",
         "loky>=3.4",
         "matplotlib>=3.8",
@@ -29,6 +30,7 @@ EXTRAS = {
         "objectproxypool>=0.0.8",
         "pebble>=5.0",
         "psutil>=5.9",
+        "ray>=2.9",
         "workercontext>=0.1.1",
     ],
     "progress": ["rich>=13"],

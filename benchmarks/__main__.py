@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from benchmarks import import_time, lazy_memory, round_trip, start_up, tiny_items, uneven_items
+from benchmarks import (
+    argument_sizes,
+    broadcast_memory,
+    import_time,
+    large_arguments,
+    large_broadcast,
+    lazy_memory,
+    mpire_three,
+    put_handle,
+    round_trip,
+    shared_fill,
+    start_up,
+    tiny_items,
+    uneven_items,
+)
 from benchmarks._command import answer, describe_machine, make_parser
-from benchmarks._report import format_summary
+from benchmarks._report import format_summary, write_summary
 
 QUESTIONS = {
     "round_trip": round_trip.EXPERIMENTS,
     "tiny_items": tiny_items.EXPERIMENTS,
     "uneven_items": uneven_items.EXPERIMENTS,
+    "large_arguments": large_arguments.EXPERIMENTS,
+    "large_broadcast": large_broadcast.EXPERIMENTS,
+    "put_handle": put_handle.EXPERIMENTS,
+    "argument_sizes": argument_sizes.EXPERIMENTS,
+    "shared_fill": shared_fill.EXPERIMENTS,
+    "broadcast_memory": broadcast_memory.EXPERIMENTS,
+    "mpire_three": mpire_three.EXPERIMENTS,
     "start_up": start_up.EXPERIMENTS,
     "lazy_memory": lazy_memory.EXPERIMENTS,
     "import_time": import_time.EXPERIMENTS,
@@ -26,6 +47,7 @@ def main() -> None:
     if options.quick:
         print("Quick: sizes this small tell whether everything works, not how fast it is.")
     print(format_summary(results))
+    write_summary(QUESTIONS, options.output)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: whether everything works, not how fast")
     parser.add_argument("--rounds", type=int, help="how often the contenders take turns")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these contenders")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="not these contenders, for instance: Ray Dask")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for JSON and plots")
     return parser
 
@@ -26,11 +27,13 @@ def answer(name: str, experiments: Sequence[Experiment], options: argparse.Names
     """Run the experiments of one question, print their tables and write their files."""
     results = []
     for experiment in experiments:
-        outcomes, sizes = run_experiment(experiment, is_quick=options.quick, rounds=options.rounds, only=options.only)
+        outcomes, sizes = run_experiment(
+            experiment, is_quick=options.quick, rounds=options.rounds, only=options.only, skip=options.skip
+        )
         verdicts = tuple(target.judge(outcomes) for target in experiment.targets)
         results.append(Result(experiment, sizes, outcomes, verdicts))
         print(format_result(results[-1]), end="\n\n", flush=True)
-    write_results(name, results, options.output)
+    write_results(name, results, options.output, is_quick=options.quick)
     return results
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 #: Distributions whose version matters.
 _DISTRIBUTIONS = (
-    "objproxy", "cloudpickle", "joblib", "loky", "mpire", "mtasklite", "numpy", "objectproxypool", "ompr", "pebble",
-    "workercontext",
+    "objproxy", "cloudpickle", "dask", "distributed", "joblib", "loky", "mpire", "mtasklite", "numpy", "objectproxypool",
+    "ompr", "pebble", "ray", "workercontext",
 )  # fmt: skip
 
 
@@ -39,6 +39,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def available_nbytes() -> int:
+    """Return how much memory programs can still get without swapping."""
+    return 1024 * int(_field("/proc/meminfo", "MemAvailable").split()[0])
 
 
 def _field(path: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,9 +52,11 @@ class Outcome:
     rounds : tuple of tuple of float
         Values of each round, in seconds or bytes.
     facts : dict
-        What else the last round told.
+        What else the rounds told: medians of numbers, and what the last round told of anything else.
     is_peer : bool
         As in `Contender`.
+    round_facts : tuple of dict
+        What else each round told.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Outcome:
     rounds: tuple[tuple[float, ...], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     is_peer: bool = True
+    round_facts: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def values(self) -> list[float]:
@@ -82,6 +85,25 @@ class Outcome:
             return values[0], values[0]
         lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
         return lower, upper
+
+    def multiples(self, fact: str) -> list[float]:
+        """Return the median of each round as a multiple of a number that the same lane measured."""
+        pairs = zip(self.rounds, self.round_facts, strict=True)
+        return sorted(statistics.median(values) / facts[fact] for values, facts in pairs)
+
+
+def merge_facts(rounds: Sequence[Mapping[str, Any]], choose: Callable[[list[Any]], Any] = statistics.median) -> dict[str, Any]:
+    """Return one dict for those of all rounds: `choose` of numbers, at any depth, and the last of anything else."""
+    merged = {}
+    for key, last in rounds[-1].items():
+        values = [facts[key] for facts in rounds if key in facts]
+        if isinstance(last, Mapping):
+            merged[key] = merge_facts(values, choose)
+        elif isinstance(last, (int, float)) and not isinstance(last, bool):
+            merged[key] = choose(values)
+        else:
+            merged[key] = last
+    return merged
 
 
 class Outcomes(dict[str, Outcome]):
@@ -111,9 +133,35 @@ class Outcomes(dict[str, Outcome]):
         LookupError
             It has no values.
         """
+        outcome = self._measured(name)
+        return outcome.values[0] if self._is_quietest else outcome.median
+
+    def multiple(self, name: str, fact: str) -> float:
+        """Return a contender's figure as a multiple of a number that its own lanes measured: both had the same conditions.
+
+        Raises
+        ------
+        LookupError
+            It has no values.
+        """
+        multiples = self._measured(name).multiples(fact)
+        return multiples[0] if self._is_quietest else statistics.median(multiples)
+
+    def curve(self, name: str, fact: str) -> dict[str, float]:
+        """Return a fact that is a dict of numbers: for each key the median, or the smallest, of all rounds.
+
+        Raises
+        ------
+        LookupError
+            It has no values.
+        """
+        rounds = [facts[fact] for facts in self._measured(name).round_facts]
+        return merge_facts(rounds, min if self._is_quietest else statistics.median)
+
+    def _measured(self, name: str) -> Outcome:
         if name not in self or self[name].status != "ok":
             raise LookupError(f"{name} was not measured")
-        return self[name].values[0] if self._is_quietest else self[name].median
+        return self[name]
 
     def best_peer(self) -> str:
         """Return the name of the peer with the smallest figure."""
@@ -214,6 +262,10 @@ class Experiment:
         Seconds for one contender in one round; past it, it hangs.
     calibrate : callable or None
         Called once before the first round; gives more arguments for all contenders.
+    curve : str
+        Name of a fact, a dict of seconds by size in bytes, that is drawn as a curve instead of bars; empty: bars.
+    describe : callable or None
+        Outcomes -> one more line below the table; raises `LookupError` if a contender is missing.
     """
 
     name: str
@@ -227,6 +279,8 @@ class Experiment:
     discard_rounds: int = 0
     timeout: float = 60.0
     calibrate: Callable[[], dict[str, int]] | None = None
+    curve: str = ""
+    describe: Callable[[Outcomes], str] | None = None
 
 
 def ratio(to: str, limit: float, text: str | None = None) -> Target:
@@ -242,6 +296,11 @@ def ratio(to: str, limit: float, text: str | None = None) -> Target:
 def ratio_to_best(limit: float = 1.0, text: str = "ahead of every peer") -> Target:
     """Return the target that ours takes at most `limit` times as much as the best peer."""
     return Target(text, limit, lambda outcomes: outcomes.figure(OURS) / outcomes.figure(outcomes.best_peer()), unit="x")
+
+
+def multiple_of(fact: str, limit: float, text: str) -> Target:
+    """Return the target that ours takes at most `limit` times a number that its own lanes measured beside it."""
+    return Target(text, limit, lambda outcomes: outcomes.multiple(OURS, fact), unit="x")
 
 
 def contenders_of(names: Iterable[str], function: Callable[..., Any]) -> tuple[Contender, ...]:

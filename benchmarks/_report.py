@@ -11,6 +11,12 @@ from typing import Any
 from benchmarks._machine import machine_facts, versions
 from benchmarks._model import OURS, UNITS, Experiment, Outcome, Outcomes, Verdict
 
+#: Inches of a plot of curves.
+_CURVE_HEIGHT = 4.5
+
+#: What the summary's logarithmic axis shows of a value of nothing, or less.
+_SMALLEST_BAR = 0.01
+
 
 @dataclass(frozen=True)
 class Result:
@@ -29,9 +35,17 @@ def format_result(result: Result) -> str:
     title = f"{experiment.title} ({sizes})" if sizes else experiment.title
     rows = [["contender", f"median {experiment.unit}", "min", "quartiles", "/ objproxy", "notes"]]
     rows += [_row(outcome, result) for outcome in _ranked(result.outcomes)]
-    lines = [title, format_table(rows)]
+    lines = [title, format_table(rows), *(f"  {line}" for line in [describe(result)] if line)]
     lines += [f"  {format_verdict(verdict)}" for verdict in result.verdicts]
     return "\n".join(lines)
+
+
+def describe(result: Result) -> str:
+    """Return what an experiment says of its outcomes as a whole; nothing if it has nothing to say."""
+    try:
+        return result.experiment.describe(result.outcomes) if result.experiment.describe else ""
+    except LookupError:
+        return ""
 
 
 def _row(outcome: Outcome, result: Result) -> list[str]:
@@ -39,7 +53,7 @@ def _row(outcome: Outcome, result: Result) -> list[str]:
         return [outcome.name, outcome.status, "", "", "", outcome.message]
     scale = UNITS[result.experiment.unit]
     lower, upper = outcome.quartiles
-    notes = ", ".join(f"{key}={_short(value)}" for key, value in outcome.facts.items())
+    notes = ", ".join(f"{key}={_short(value)}" for key, value in outcome.facts.items() if not isinstance(value, dict))
     return [
         outcome.name,
         _short(outcome.median * scale),
@@ -96,8 +110,19 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def write_results(name: str, results: Sequence[Result], folder: Path) -> list[Path]:
+def write_results(name: str, results: Sequence[Result], folder: Path, *, is_quick: bool = False) -> list[Path]:
     """Write ``<name>.json`` and, if matplotlib is installed, ``<name>.png``.
+
+    Parameters
+    ----------
+    name : str
+        The question.
+    results : sequence of Result
+        One for each of its experiments.
+    folder : Path
+        Where the files go.
+    is_quick : bool
+        Whether the figures tell nothing of speed; the file says so.
 
     Returns
     -------
@@ -108,6 +133,7 @@ def write_results(name: str, results: Sequence[Result], folder: Path) -> list[Pa
     path = folder / f"{name}.json"
     document = {
         "question": name,
+        "is_quick": is_quick,
         "machine": machine_facts(),
         "versions": versions(),
         "experiments": [_as_document(result) for result in results],
@@ -123,6 +149,7 @@ def _as_document(result: Result) -> dict[str, Any]:
         "title": experiment.title,
         "unit": "byte" if experiment.unit == "MB" else "s",
         "sizes": result.sizes,
+        "description": describe(result),
         "contenders": [_outcome_document(outcome) for outcome in result.outcomes.values()],
         "targets": [
             {
@@ -148,6 +175,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, Any]:
         "quartiles": outcome.quartiles,
         "rounds": outcome.rounds,
         "facts": dict(outcome.facts),
+        "facts_of_rounds": [dict(facts) for facts in outcome.round_facts],
     }
 
 
@@ -156,27 +184,109 @@ def _write_plot(results: Sequence[Result], path: Path) -> list[Path]:
         from matplotlib.figure import Figure
     except ImportError:
         return []
-    n_bars = sum(max(len(result.outcomes), 1) for result in results)
-    figure = Figure(figsize=(8, 1.2 * len(results) + 0.28 * n_bars), layout="constrained")
-    heights = [len(result.outcomes) + 2 for result in results]
+    heights = [_CURVE_HEIGHT if result.experiment.curve else 1.2 + 0.28 * len(result.outcomes) for result in results]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     all_axes = figure.subplots(len(results), 1, squeeze=False, height_ratios=heights)
     for axes, result in zip(all_axes[:, 0], results, strict=True):
-        _draw(axes, result)
+        draw = _draw_curves if result.experiment.curve else _draw_bars
+        draw(axes, result)
+        axes.set_title(result.experiment.title, fontsize=10, loc="left")
+        axes.tick_params(labelsize=8)
     figure.savefig(path, dpi=120)
     return [path]
 
 
-def _draw(axes: Any, result: Result) -> None:  # Any: matplotlib is optional and brings its own types
+def _draw_bars(axes: Any, result: Result) -> None:  # Any: matplotlib is optional and brings its own types
     """Draw medians as bars, quartiles as whiskers, on a logarithmic axis where the values lie far apart."""
     outcomes = [outcome for outcome in _ranked(result.outcomes) if outcome.status == "ok"][::-1]
     scale = UNITS[result.experiment.unit]
     medians = [outcome.median * scale for outcome in outcomes]
     below = [(outcome.median - outcome.quartiles[0]) * scale for outcome in outcomes]
     above = [(outcome.quartiles[1] - outcome.median) * scale for outcome in outcomes]
-    colors = ["tab:orange" if outcome.name == OURS else "tab:blue" if outcome.is_peer else "tab:gray" for outcome in outcomes]
+    colors = [_color(outcome) for outcome in outcomes]
     axes.barh([outcome.name for outcome in outcomes], medians, xerr=[below, above], color=colors, capsize=2)
     if medians and min(medians) > 0 and max(medians) / min(medians) > 20:
         axes.set_xscale("log")
-    axes.set_title(result.experiment.title, fontsize=10, loc="left")
     axes.set_xlabel(f"{result.experiment.unit} (median, quartiles; less is better)", fontsize=8)
-    axes.tick_params(labelsize=8)
+
+
+def _color(outcome: Outcome) -> str:
+    return "tab:orange" if outcome.name == OURS else "tab:blue" if outcome.is_peer else "tab:gray"
+
+
+def _draw_curves(axes: Any, result: Result) -> None:  # Any: as above
+    """Draw medians against sizes, a line for each contender."""
+    scale = UNITS[result.experiment.unit]
+    for name, outcome in result.outcomes.items():
+        if outcome.status != "ok":
+            continue
+        curve = result.outcomes.curve(name, result.experiment.curve)
+        seconds = [value * scale for value in curve.values()]
+        axes.plot([int(size) for size in curve], seconds, ".-", label=name, color=_color(outcome) if name == OURS else None)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("bytes", fontsize=8)
+    axes.set_ylabel(f"{result.experiment.unit} (median)", fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def write_summary(names: Iterable[str], folder: Path) -> list[Path]:
+    """Draw ``summary.png``: how near to its target each question came, from the JSON files of all that were answered so far.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The questions, in the order of the picture; those that have no file yet are left out.
+    folder : Path
+        Where the files are.
+
+    Returns
+    -------
+    list of Path
+        The picture, if matplotlib is installed and there is anything to draw.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    paths = [path for path in (folder / f"{name}.json" for name in names) if path.exists()]
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    bars = [bar for document in documents for bar in _summary_bars(document)]
+    if not bars:
+        return []
+    figure = Figure(figsize=(11, 1.0 + 0.26 * len(bars)), layout="constrained")
+    _draw_summary(figure.subplots(), bars, is_quick=any(document["is_quick"] for document in documents))
+    path = folder / "summary.png"
+    figure.savefig(path, dpi=120)
+    return [path]
+
+
+def _summary_bars(document: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """Return label, measured value in multiples of the limit, and verdict of each target that was measured."""
+    return [
+        (f"{experiment['title']}: {target['target']}", target["measured"] / target["limit"], target["verdict"])
+        for experiment in document["experiments"]
+        for target in experiment["targets"]
+        if target["measured"] is not None and target["limit"] > 0
+    ]
+
+
+def _draw_summary(axes: Any, bars: list[tuple[str, float, str]], *, is_quick: bool) -> None:  # Any: as above
+    labels = [label for label, _, _ in bars]
+    values = [max(value, _SMALLEST_BAR) for _, value, _ in bars]
+    colors = ["tab:green" if value <= 1 else "tab:red" for value in values]
+    places = range(len(bars))
+    # From the line outwards: a bar to the left is a target reached, one to the right a target missed.
+    axes.barh(places, [value - 1 for value in values], left=1, color=colors)
+    for place, value, (_, _, verdict) in zip(places, values, bars, strict=True):
+        axes.annotate(verdict, (max(value, 1), place), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
+    axes.set_yticks(places, labels, fontsize=7)
+    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.5, *values) / 1.2, max(2, *values) ** 1.15 * 2.5)  # room for the verdicts
+    axes.set_xlabel("measured / target (less is better)", fontsize=8)
+    axes.set_title(
+        "Quick sizes: this tells nothing of speed" if is_quick else "How near to its targets objproxy comes", loc="left"
+    )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks._model import Contender, Experiment, Outcome, Outcomes
+from benchmarks._model import Contender, Experiment, Outcome, Outcomes, merge_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +21,12 @@ _LANE = "from benchmarks._lane import main; main()"
 
 
 def run_experiment(
-    experiment: Experiment, *, is_quick: bool = False, rounds: int | None = None, only: Iterable[str] = ()
+    experiment: Experiment,
+    *,
+    is_quick: bool = False,
+    rounds: int | None = None,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
 ) -> tuple[Outcomes, dict[str, int]]:
     """Measure all contenders.
 
@@ -35,6 +40,8 @@ def run_experiment(
         Instead of the experiment's own number.
     only : iterable of str
         Names of contenders; empty: all.
+    skip : iterable of str
+        Names of contenders that are left out.
 
     Returns
     -------
@@ -51,8 +58,8 @@ def run_experiment(
     if experiment.calibrate is not None:
         sizes |= experiment.calibrate()
     n_rounds, n_discarded = (1, 0) if is_quick else (rounds or experiment.rounds, experiment.discard_rounds)
-    wanted = set(only)
-    running = [contender for contender in experiment.contenders if not wanted or contender.name in wanted]
+    wanted = set(only or (contender.name for contender in experiment.contenders)).difference(skip)
+    running = [contender for contender in experiment.contenders if contender.name in wanted]
     reports: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in running}
     failed: dict[str, Outcome] = {}
     for number in range(n_discarded + n_rounds):
@@ -133,4 +140,5 @@ def _turned(contenders: list[Contender], number: int) -> list[Contender]:
 
 def _outcome(contender: Contender, reports: list[dict[str, Any]]) -> Outcome:
     values = tuple(tuple(report["values"]) for report in reports)
-    return Outcome(contender.name, "ok", rounds=values, facts=reports[-1]["facts"], is_peer=contender.is_peer)
+    facts = tuple(report["facts"] for report in reports)
+    return Outcome(contender.name, "ok", rounds=values, facts=merge_facts(facts), is_peer=contender.is_peer, round_facts=facts)

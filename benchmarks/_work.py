@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False  # typing's own would import it
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def inc(x: int) -> int:
     """Return the number after `x`: a task that costs nothing."""
@@ -26,9 +30,23 @@ def spin(loops: int) -> int:
     return loops
 
 
-def echo(record: bytes) -> bytes:
+def echo(record: Any) -> Any:
     """Return the argument."""
     return record
+
+
+def first(numbers: Any) -> float:
+    """Return the first of an array's, or a sequence's, numbers: an argument that nearly nothing is done with."""
+    return float(numbers[0])
+
+
+def total(numbers: Any) -> float:
+    """Return an array's sum: every page of it is read."""
+    return float(numbers.sum())
+
+
+def ignore(_anything: object) -> None:
+    """Do nothing with the argument."""
 
 
 class Worker:
@@ -46,9 +64,20 @@ class Worker:
         """Keep a processor busy, and return the argument."""
         return spin(loops)
 
-    def echo(self, record: bytes) -> bytes:
+    def echo(self, record: Any) -> Any:
         """Return the argument."""
         return record
+
+    def first(self, numbers: Any) -> float:
+        """Return the first of an array's numbers."""
+        return first(numbers)
+
+    def total(self, numbers: Any) -> float:
+        """Return an array's sum."""
+        return total(numbers)
+
+    def ignore(self, anything: object) -> None:
+        """Do nothing with the argument."""
 
 
 class Batch:
@@ -68,3 +97,13 @@ class Batch:
     def spin(xs: list[int]) -> list[int]:
         """Keep a processor busy as long as each of `xs` says."""
         return [spin(x) for x in xs]
+
+    @staticmethod
+    def echo(xs: list[Any]) -> list[Any]:
+        """Return the argument."""
+        return xs
+
+    @staticmethod
+    def first(xs: list[Any]) -> list[float]:
+        """Return the first number of each of `xs`."""
+        return [first(x) for x in xs]

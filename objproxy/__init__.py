@@ -28,9 +28,14 @@ if TYPE_CHECKING:
         WorkerInitError,
     )
     from objproxy.proxy import ProxyPool
+    from objproxy.shared import SharedArray, SharedValue
+    from objproxy.sharing_names import SharedArrayWrapper, Unpacker, iterlen, lenrepeat, lenzip, unpack
 
 _HOMES = {
     "ProxyPool": "objproxy.proxy",
+    "SharedArray": "objproxy.shared",
+    "SharedValue": "objproxy.shared",
+    **dict.fromkeys(("SharedArrayWrapper", "Unpacker", "iterlen", "lenrepeat", "lenzip", "unpack"), "objproxy.sharing_names"),
     "Worker": "objproxy._worker.context",
     "current_worker": "objproxy._worker.context",
     "report_progress": "objproxy._worker.context",
@@ -67,13 +72,21 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultPickleError",
+    "SharedArray",
+    "SharedArrayWrapper",
     "SharedMemoryFullError",
+    "SharedValue",
     "TaskTimeoutError",
+    "Unpacker",
     "Worker",
     "WorkerDiedError",
     "WorkerInitError",
     "current_worker",
+    "iterlen",
+    "lenrepeat",
+    "lenzip",
     "report_progress",
+    "unpack",
 ]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from objproxy._worker.outcome import type_name
-from objproxy._worker.wire import Operation, dumps
+from objproxy._worker.parcel import pack
+from objproxy._worker.wire import Operation
 
 #: The search gives up after this time and names the deepest place it has found.
 _SEARCH_SECONDS = 1.0
@@ -74,7 +75,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _pickles(value: Any) -> bool:
     try:
-        dumps(value)
+        pack(value, None)
     except Exception:
         return False
     return True

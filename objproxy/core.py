@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from objproxy._engine.calls import Call
@@ -20,13 +21,14 @@ from objproxy._engine.verbs import Verbs
 from objproxy._engine.workers import WorkerRecord
 from objproxy._pickle_path import explain_operation
 from objproxy._worker.outcome import StreamHandle
-from objproxy._worker.wire import Operation, dumps
+from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
-from objproxy.errors import ObjProxyError, PoolClosedError
+from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
 from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, memory_of
 from objproxy.options import CallOptions
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
+from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
 
 
@@ -48,7 +50,8 @@ class PoolCore:
         self.backend = backend
         self.settings = settings
         self.is_dedicated = settings.dedicated
-        backend.open(_context(recipe, backend, settings))
+        backend.open(_context(recipe, backend, settings, weakref.WeakMethod(self.forget_shared)))
+        recipe.pack_with(backend.pack)
         if backend.capabilities.crosses_processes:
             recipe.check()
         state = PoolState(
@@ -60,7 +63,8 @@ class PoolCore:
         )
         self.driver = Driver(state, backend)
         self.verbs = Verbs(self.driver, explain_operation)
-        self._forgotten: deque[StreamHandle] = deque()  # generators that are to be ended in their workers
+        # What is to be ended in its worker because nobody holds it here any more: generators, shared objects.
+        self._forgotten: deque[tuple[int, Operation]] = deque()
         self._finalizer = weakref.finalize(self, _end_forgotten, self.driver, recipe.name, os.getpid())
 
     def __repr__(self) -> str:
@@ -93,11 +97,13 @@ class PoolCore:
         """Finish and end."""
         self._finalizer.detach()
         self.driver.close(timeout)
+        self.recipe.forget()
 
     def kill(self) -> None:
         """End now."""
         self._finalizer.detach()
         self.driver.kill(PoolClosedError("the pool was killed before this was done"))
+        self.recipe.forget()
 
     def resize(self, n_workers: int) -> None:
         """Change the number of workers, and wait until those that come are up and those that go are gone."""
@@ -151,19 +157,35 @@ class PoolCore:
         return RemoteStream(self, value, name) if type(value) is StreamHandle else value
 
     def forget_stream(self, handle: StreamHandle) -> None:
-        """End a generator that nobody holds any more, without waiting for it.
+        """End a generator that nobody holds any more, without waiting for it."""
+        self._forget(handle.worker_id, Operation("drop", "close", (handle.stream_id, handle.generation), {}))
+
+    def forget_shared(self, worker_id: int, key: int) -> None:
+        """Have a worker close a shared object, without waiting for it."""
+        self._forget(worker_id, Operation("forget", "close", (key,), {}))
+
+    def _forget(self, worker_id: int, operation: Operation) -> None:
+        """Send something that nobody waits for.
 
         This is called when an object is deleted, which may happen anywhere: also in a thread that is in the state
-        machine at this moment. Then the generator is kept for the next time.
+        machine at this moment. Then the operation is kept for the next time.
         """
-        self._forgotten.append(handle)
+        self._forgotten.append((worker_id, operation))
         while self._forgotten and not self.driver.is_locked:
             try:
-                handle = self._forgotten.popleft()
+                worker_id, operation = self._forgotten.popleft()
             except IndexError:  # another thread took it
                 return
-            payload = self.verbs.encode(Operation("drop", "close", (handle.stream_id, handle.generation), {}))
-            self.driver.submit([Batch(Call("close", is_task=False), 0, 1, payload, handle.worker_id)])
+            payload = self.verbs.encode(operation)
+            call = Call(operation.name, is_task=False)
+            call.is_chore = True
+            with contextlib.suppress(PoolClosedError, PoolBrokenError):  # then the worker itself is gone
+                self.driver.submit([Batch(call, 0, 1, payload, worker_id)])
+
+    def put(self, value: Any) -> SharedValue:
+        """Ship a value once; see `ProxyPool.put`."""
+        self.driver.check_usable()
+        return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
 
     def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
@@ -213,7 +235,7 @@ class PoolCore:
 
     def note_broadcast(self, operation: Operation) -> None:
         """Remember a broadcast that replaced workers have to carry out again (``options(journal=True)``)."""
-        self.recipe.replay.append(dumps(tuple(operation)))
+        self.recipe.replay.append(self.backend.encode(operation))
 
     def checkpoint(self) -> None:
         """Take a snapshot of every object, for ``on_restart="snapshot"``."""
@@ -261,8 +283,16 @@ def _sorted_records(state: PoolState) -> list[WorkerRecord]:
     return [record for _, record in sorted(state.workers.items())]
 
 
-def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> PoolContext:
+def _context(
+    recipe: PoolRecipe, backend: Backend, settings: PoolSettings, forget: weakref.WeakMethod[Callable[[int, int], None]]
+) -> PoolContext:
     """Return what the back end gets to know; the pool itself is not part of it, so that it can be forgotten."""
+
+    def on_forget(worker_id: int, key: int) -> None:
+        method = forget()
+        if method is not None:
+            method(worker_id, key)
+
     is_gpu_pool = any(recipe.device(worker_id) is not None for worker_id in range(recipe.n_workers))
     crosses = backend.capabilities.crosses_processes
     return PoolContext(
@@ -276,6 +306,8 @@ def _context(recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> Po
         modules=tuple(recipe.modules),
         environ=settings.thread_environ(recipe.n_workers),
         init_timeout=settings.init_timeout,
+        shared_memory_limit=settings.shared_memory_limit,
+        on_forget=on_forget,
     )
 
 

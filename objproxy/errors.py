@@ -46,7 +46,8 @@ __all__ = [
 
 def _rebuild(cls: type[ObjProxyError], args: tuple[Any, ...], facts: dict[str, Any]) -> ObjProxyError:
     """Make an error from its facts without running its constructor again."""
-    error = cls.__new__(cls, *args)
+    # The base that says how an object of this class looks in memory is the one that may make it.
+    error: ObjProxyError = cls.__base__.__new__(cls, *args)
     error.args = args
     error.__dict__.update(facts)
     return error

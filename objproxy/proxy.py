@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from objproxy import backends
 from objproxy._checks import check_count
-from objproxy._cpus import usable_cpu_count
-from objproxy._worker.execute import CallableMarker
-from objproxy.core import PoolCore
-from objproxy.devices import Device, resolve_devices
-from objproxy.errors import NotSupportedError
-from objproxy.insights import Insights, WorkerView
-from objproxy.instances import Instance, call_info, class_names, read_attribute, write_attribute
-from objproxy.methods import PoolMethod
-from objproxy.recipe import PoolRecipe
-from objproxy.settings import PoolSettings, check_cpu_ids
-from objproxy.signatures import ClassInfo, MethodInfo
+
+if TYPE_CHECKING:
+    from objproxy.core import PoolCore
+    from objproxy.insights import Insights, WorkerView
+    from objproxy.instances import Instance
+    from objproxy.names import PoolNames
+    from objproxy.shared import SharedValue
 
 T = TypeVar("T")
 
 #: The pool's own public names. They win over the class's; ``pool.remote.<name>`` always reaches the class's.
-POOL_NAMES = frozenset({"checkpoint", "close", "insights", "kill", "remote", "resize", "wait_ready", "workers"})
+POOL_NAMES = frozenset({"checkpoint", "close", "insights", "kill", "put", "remote", "resize", "wait_ready", "workers"})
 
 #: A class commonly has these itself, and the pool's does what one expects: it runs the class's own at the end.
 _EXPECTED_TWICE = frozenset({"close"})
-
-_pool_numbers = itertools.count(1)
 
 
 class ProxyPool(Generic[T]):
@@ -75,6 +67,9 @@ class ProxyPool(Generic[T]):
     threads_per_worker : int, "auto" or None
         Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
         A variable that is set already wins.
+    shared_memory_limit : int or None
+        Most bytes of shared memory that the arguments on their way to the workers may hold, and the results of any one worker;
+        past it a call fails with `SharedMemoryFullError`. Default: what the machine has.
     cpu_ids : sequence or None
         Processors of each worker: an int, or a list of them, for each.
     on_progress : callable or None
@@ -116,7 +111,7 @@ class ProxyPool(Generic[T]):
     """
 
     _core: PoolCore
-    _methods: dict[str, PoolMethod]
+    _names: PoolNames
     _instances: dict[int, Instance]
 
     def __init__(
@@ -139,52 +134,45 @@ class ProxyPool(Generic[T]):
         on_restart: str = "fresh",
         init_timeout: float | None = None,
         threads_per_worker: int | str | None = "auto",
+        shared_memory_limit: int | None = None,
         cpu_ids: Any = None,
         on_progress: Callable[[int, int, int | None], None] | None = None,
         name: str | None = None,
     ) -> None:
         if not callable(cls):
             raise TypeError(f"ProxyPool needs a class, or a function that makes an object; got {cls!r}")
-        settings = PoolSettings(
+        backends.warm_up(backend, separate_processes=separate_processes, start_method=start_method)
+        # All that a pool is made of is loaded only here, while the root nursery is starting.
+        from objproxy.making import make_core
+        from objproxy.names import PoolNames
+
+        core = make_core(
+            cls,
+            pool_names=POOL_NAMES - _EXPECTED_TWICE,
+            devices=devices,
+            worker_count=worker_count,
+            init_args=init_args,
+            init_kwargs=init_kwargs,
+            init_args_each=init_args_each,
             dedicated=dedicated,
+            separate_processes=separate_processes,
+            backend=backend,
             start_method=start_method,
+            seed=seed,
             max_tasks_per_worker=max_tasks_per_worker,
             max_rss=max_rss,
             max_restarts=max_restarts,
             on_restart=on_restart,
             init_timeout=init_timeout,
             threads_per_worker=threads_per_worker,
-            **({"on_progress": on_progress} if on_progress is not None else {}),
+            shared_memory_limit=shared_memory_limit,
+            cpu_ids=cpu_ids,
+            on_progress=on_progress,
+            name=name,
         )
-        _check_seed(seed)
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name={name!r}: expected a str")
-        engine = backends.resolve(backend, separate_processes=separate_processes)
-        try:
-            settings.check_for(engine.name, engine.capabilities)
-            resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
-            _refuse_bare_fork(start_method, resolved)
-            recipe = PoolRecipe(
-                ClassInfo(cls),
-                name=name or f"pool-{next(_pool_numbers)}",
-                devices=resolved,
-                n_workers=n_workers,
-                arguments=_arguments(init_args, init_kwargs, init_args_each, n_workers),
-                seed=seed,
-                cpu_ids=_check_pinning(cpu_ids, n_workers, engine),
-                n_threads=settings.n_threads(n_workers),
-                is_masked=engine.capabilities.binds_devices,
-                on_restart=on_restart,
-                max_rss=max_rss,
-            )
-            core = PoolCore(recipe, engine, settings)
-            _warn_of_hidden_names(recipe.info)
-        except BaseException:
-            engine.close()  # it holds descriptors from the beginning
-            raise
-        self.__dict__["_methods"] = {}
-        self.__dict__["_instances"] = {}
         self.__dict__["_core"] = core
+        self.__dict__["_names"] = PoolNames(core)
+        self.__dict__["_instances"] = {}
         self._core.start()
 
     # ---- the pool's own names ----------------------------------------------------------------------------------------
@@ -245,6 +233,38 @@ class ProxyPool(Generic[T]):
         """
         self._core.checkpoint()
 
+    def put(self, value: Any) -> SharedValue:
+        """Ship a value once, and pass it to any number of calls at no further cost.
+
+        Parameters
+        ----------
+        value : object
+            Anything that can be pickled. What is put is a copy: later changes are not seen.
+
+        Returns
+        -------
+        SharedValue
+            Stands for the value in calls, also deep in a container. A worker's method gets the value itself, with its arrays
+            read-only, on every back end. `SharedValue.close`, or dropping it, gives the memory back.
+
+        Raises
+        ------
+        SharedMemoryFullError
+            There is not enough memory.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> class Model:
+        ...     def dot(self, data, weight):
+        ...         return float(data.sum() * weight)
+        >>> with ProxyPool(Model, worker_count=2) as pool:
+        ...     data = pool.put(np.ones(1_000_000))
+        ...     pool[0].dot(data, 2.0), pool[1].dot(data, 3.0)
+        (2000000.0, 3000000.0)
+        """
+        return self._core.put(value)
+
     def insights(self) -> Insights:
         """Return where the time of each worker went (start, constructor, waiting, work, end), and the slowest items."""
         return self._core.insights()
@@ -279,7 +299,7 @@ class ProxyPool(Generic[T]):
         """Return the one stand-in for an instance: it keeps its methods, and ``pool[0].method(x)`` is called often."""
         instance = self._instances.get(worker_id)
         if instance is None:
-            instance = self._instances[worker_id] = Instance(self._core, worker_id)
+            instance = self._instances[worker_id] = self._names.instance(worker_id)
         return instance
 
     def __iter__(self) -> Iterator[T]:
@@ -288,10 +308,7 @@ class ProxyPool(Generic[T]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call every instance, as any of its methods."""
-        method = self._methods.get("__call__")
-        if method is None:
-            method = self._methods["__call__"] = PoolMethod(self._core, call_info(self._core))
-        return method(*args, **kwargs)
+        return self._names.call()(*args, **kwargs)
 
     # ---- names of the class ------------------------------------------------------------------------------------------
 
@@ -299,20 +316,7 @@ class ProxyPool(Generic[T]):
         """Return a method of the instances, or what they hold under this name."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} is not reached through it")
-        return self._find(name)
-
-    def _find(self, name: str) -> Any:
-        method = self._methods.get(name)
-        if method is not None:
-            return method
-        info = self._core.recipe.info.find(name)
-        if info is None:
-            value = read_attribute(self._core, name)
-            if not isinstance(value, CallableMarker):
-                return value
-            info = MethodInfo(name, None, drops_self=False)
-        method = self._methods[name] = PoolMethod(self._core, info)
-        return method
+        return self._names.find(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a data attribute on every instance."""
@@ -320,12 +324,11 @@ class ProxyPool(Generic[T]):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
         if name in POOL_NAMES:
             raise AttributeError(f"{name!r} is the pool's own name; pool.remote.{name} = ... sets it on the instances")
-        self._methods.pop(name, None)
-        write_attribute(self._core, name, value)
+        self._names.write(name, value)
 
     def __dir__(self) -> list[str]:
         """Return the pool's own names and those of the class and its instances."""
-        return sorted({*POOL_NAMES, *class_names(self._core)})
+        return sorted({*POOL_NAMES, *self._names.all()})
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -355,91 +358,15 @@ class Remote:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"underscored names are not forwarded: {name!r}")
-        return self.__dict__["_pool"]._find(name)
+        return self.__dict__["_pool"]._names.find(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
             raise AttributeError(f"underscored names are not forwarded: {name!r}")
-        self.__dict__["_pool"]._methods.pop(name, None)
-        write_attribute(self.__dict__["_pool"]._core, name, value)
+        self.__dict__["_pool"]._names.write(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted(class_names(self.__dict__["_pool"]._core))
+        return sorted(self.__dict__["_pool"]._names.all())
 
     def __repr__(self) -> str:
         return f"<names of the instances of {self.__dict__['_pool']!r}>"
-
-
-def _resolve_workers(
-    devices: Any, worker_count: int | None, init_args_each: Sequence[Any] | None
-) -> tuple[list[Device | None], int]:
-    """Return the devices, and the number of workers that share them."""
-    check_count("worker_count", worker_count)
-    is_default = isinstance(devices, str) and devices == "all"
-    if worker_count is None and is_default and init_args_each is not None:
-        worker_count = max(len(init_args_each), 1)
-    if worker_count is not None and is_default:
-        return [None], worker_count
-    resolved = resolve_devices(devices, cpu_count=usable_cpu_count())
-    return resolved, worker_count or len(resolved)
-
-
-def _refuse_bare_fork(start_method: str | None, devices: Sequence[Device | None]) -> None:
-    """Refuse what cannot work: a CUDA context does not survive a fork, every call into it fails, or hangs."""
-    if start_method == "fork" and any(device is not None for device in devices):
-        raise NotSupportedError(
-            "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
-            "leave start_method out, or give 'forkserver' or 'spawn'"
-        )
-
-
-def _arguments(
-    init_args: Sequence[Any], init_kwargs: Mapping[str, Any] | None, each: Sequence[Any] | None, n_workers: int
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return (args, kwargs) for each worker, or one entry that stands for all."""
-    if isinstance(init_args, (str, bytes)) or not isinstance(init_args, Sequence):
-        raise TypeError(
-            f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)"
-        )
-    if init_kwargs is not None and not isinstance(init_kwargs, Mapping):
-        raise TypeError(f"init_kwargs={init_kwargs!r}: expected a dict of the constructor's keyword arguments")
-    common, names = tuple(init_args), dict(init_kwargs or {})
-    if each is None:
-        return [(common, names)]
-    if len(each) != n_workers:
-        raise ValueError(f"init_args_each has arguments for {len(each)} workers, the pool has {n_workers}")
-    return [_one_of_each(entry, common, names) for entry in each]
-
-
-def _one_of_each(entry: Any, common: tuple[Any, ...], names: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(entry, Mapping):
-        return common, {**names, **entry}
-    if isinstance(entry, (tuple, list)):
-        return tuple(entry), names
-    raise TypeError(f"init_args_each: expected a tuple or a dict for each worker, got {entry!r}")
-
-
-def _check_seed(seed: Any) -> None:
-    """Check that `seed` is None, or an int as `numpy.random.SeedSequence` takes it."""
-    if seed is None:
-        return
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"seed={seed!r}: expected an int, or None for streams that nobody can repeat")
-    if seed < 0:
-        raise ValueError(f"seed={seed!r}: expected an int of at least 0")
-
-
-def _check_pinning(cpu_ids: Any, n_workers: int, engine: Any) -> tuple[tuple[int, ...], ...] | None:
-    checked = check_cpu_ids(cpu_ids, n_workers)
-    if checked is not None and not engine.capabilities.binds_devices:
-        raise NotSupportedError(f"cpu_ids cannot be honoured by backend={engine.name!r}; use backend='process'")
-    return checked
-
-
-def _warn_of_hidden_names(info: ClassInfo) -> None:
-    hidden = sorted((POOL_NAMES - _EXPECTED_TWICE) & set(info.public_names()))
-    if hidden:
-        names = ", ".join(f"pool.remote.{name}" for name in hidden)
-        warnings.warn(
-            f"{info.name} has names that the pool has too; reach the class's own as {names}", UserWarning, stacklevel=4
-        )

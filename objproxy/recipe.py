@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objproxy._pickle_path import find_culprit
@@ -13,7 +13,7 @@ from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
 from objproxy.devices import Device, constructor_value
-from objproxy.errors import ArgumentPickleError
+from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.signatures import ClassInfo
 
 _N_SEED_WORDS = 8
@@ -66,7 +66,7 @@ class PoolRecipe:
         self.n_workers = n_workers
         self.entropy: Any = int.from_bytes(os.urandom(16), "little") if seed is None else seed
         self.snapshots: dict[int, bytes] = {}
-        self.replay: list[bytes] = []
+        self.replay: list[Any] = []  # operations, as the back end encoded them
         self._devices = devices
         self._arguments = arguments
         self._has_seed = seed is not None
@@ -76,7 +76,8 @@ class PoolRecipe:
         self._on_restart = on_restart
         self._max_rss = max_rss
         self._factory: bytes | None = None
-        self._encoded: dict[tuple[int, str | None], bytes] = {}
+        self._packed: dict[tuple[int, str | None], Any] = {}
+        self._pack: Callable[[Any], Any] = wire.dumps
 
     @property
     def modules(self) -> list[str]:
@@ -87,14 +88,24 @@ class PoolRecipe:
     def factory(self) -> bytes:
         """The pickled class."""
         if self._factory is None:
-            self._factory = _dumps(self.info.name, self.info.factory, "the class")
+            self._factory = _pack(wire.dumps, self.info.name, self.info.factory, "the class")
         return self._factory
+
+    def pack_with(self, pack: Callable[[Any], Any]) -> None:
+        """Say how arguments travel."""
+        self._pack = pack
 
     def check(self) -> None:
         """Pickle everything now, so that what cannot be sent is told before any process starts."""
         _ = self.factory
         for worker_id in range(self.n_workers):
-            self._encode_arguments(worker_id)
+            self._packed_arguments(worker_id)
+
+    def forget(self) -> None:
+        """Let go of everything large: no worker will be made any more."""
+        self._packed.clear()
+        self.replay.clear()
+        self.snapshots.clear()
 
     def device(self, worker_id: int) -> Device | None:
         """Return the device of a worker."""
@@ -135,22 +146,27 @@ class PoolRecipe:
                 return None if parameter.kind is parameter.POSITIONAL_ONLY else name
         return None
 
-    def _encode_arguments(self, worker_id: int) -> bytes:
-        """Pickle the constructor's arguments, once for all workers that get the same."""
+    def _packed_arguments(self, worker_id: int) -> Any:
+        """Pack the constructor's arguments, once for all workers that get the same; large arrays are in memory once, too."""
         key = (worker_id if len(self._arguments) > 1 else 0, self.describe_device(worker_id))
-        if key not in self._encoded:
-            self._encoded[key] = _dumps(self.info.name, self.arguments(worker_id), "the constructor's arguments")
-        return self._encoded[key]
+        if key not in self._packed:
+            self._packed[key] = _pack(self._pack, self.info.name, self.arguments(worker_id), "the constructor's arguments")
+        return self._packed[key]
+
+    def cargo(self, worker_id: int, generation: int) -> list[Any]:
+        """Return what follows the boot message, packed: arguments or snapshot, and operations to carry out again."""
+        snapshot = self._snapshot(worker_id, generation)
+        start = self._packed_arguments(worker_id) if snapshot is None else self._pack(snapshot)
+        return [start, *self._replay(generation)]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
         snapshot = self._snapshot(worker_id, generation)
         if snapshot is not None:
             return pickle.loads(snapshot)
-        args, kwargs = self.arguments(worker_id)
+        args, kwargs = self._packed_arguments(worker_id)
         instance = self.info.factory(*args, **kwargs)
-        for payload in self._replay(generation):
-            operation = wire.Operation(*pickle.loads(payload))
+        for operation in self._replay(generation):
             getattr(instance, operation.name)(*operation.args, **operation.kwargs)
         return instance
 
@@ -170,17 +186,15 @@ class PoolRecipe:
             seed_words=self._seed_words(worker_id, generation),
             log_levels=_log_levels(),
             factory=self.factory if with_pickles else b"",
-            arguments=self._encode_arguments(worker_id) if with_pickles else b"",
-            snapshot=self._snapshot(worker_id, generation),
-            replay=self._replay(generation),
+            has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
         return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
 
-    def _replay(self, generation: int) -> tuple[bytes, ...]:
-        return tuple(self.replay) if generation and self._on_restart == "replay" else ()
+    def _replay(self, generation: int) -> Sequence[Any]:
+        return self.replay if generation and self._on_restart == "replay" else ()
 
     def _cpus(self, worker_id: int) -> tuple[int, ...] | None:
         if self._cpu_ids is None:
@@ -196,9 +210,11 @@ class PoolRecipe:
         return tuple(int(word) for word in sequence.generate_state(_N_SEED_WORDS))
 
 
-def _dumps(name: str, value: Any, what: str) -> bytes:
+def _pack(pack: Callable[[Any], Any], name: str, value: Any, what: str) -> Any:
     try:
-        return wire.dumps(value)
+        return pack(value)
+    except SharedMemoryFullError:
+        raise
     except Exception as exc:
         raise ArgumentPickleError(name, find_culprit(value, what), f"{type(exc).__name__}: {exc}") from exc
 

@@ -36,12 +36,14 @@ class PoolSettings:
     max_restarts: tuple[int, float] = (3, 5.0)
     on_restart: str = "fresh"
     init_timeout: float | None = None
+    shared_memory_limit: int | None = None
     threads_per_worker: int | str | None = "auto"
     on_progress: Callable[[int, int, int | None], None] = _ignore_progress
 
     def __post_init__(self) -> None:
         check_count("max_tasks_per_worker", self.max_tasks_per_worker)
         check_count("max_rss", self.max_rss)
+        check_count("shared_memory_limit", self.shared_memory_limit)
         check_seconds("init_timeout", self.init_timeout)
         if self.on_restart not in ("fresh", "replay", "snapshot"):
             raise ValueError(f"on_restart={self.on_restart!r}: expected 'fresh', 'replay' or 'snapshot'")
@@ -69,6 +71,7 @@ class PoolSettings:
         refused = {
             "start_method": self.start_method is not None and not capabilities.start_methods,
             "max_rss": self.max_rss is not None and not capabilities.can_kill,
+            "shared_memory_limit": self.shared_memory_limit is not None and not capabilities.crosses_processes,
             "init_timeout": self.init_timeout is not None and not capabilities.can_kill,
             "threads_per_worker": isinstance(self.threads_per_worker, int) and not capabilities.binds_devices,
         }

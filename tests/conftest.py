@@ -23,17 +23,34 @@ _LINGERING_THREADS = ("objproxy-pump", "TMonitor")
 
 
 def _children() -> set[int]:
-    """Return the children of all generations but the root nursery, which lives as long as the program."""
-    return {child.pid for child in psutil.Process().children(recursive=True) if not _may_stay(child)}
+    """Return the children of all generations but the root nursery, which lives as long as the program, and its spare."""
+    children = psutil.Process().children(recursive=True)
+    spares = [pid for child in children if _is_root(child) for pid in _pids_below(child)][-1:]
+    return {child.pid for child in children if not _may_stay(child)} - {*spares}
 
 
 def _may_stay(process: psutil.Process) -> bool:
+    return not process.is_running() or _is_root(process) or "resource_tracker" in _command(process)
+
+
+def _is_root(process: psutil.Process) -> bool:
+    return "run_root(" in _command(process) and process.ppid() == os.getpid()
+
+
+def _pids_below(process: psutil.Process) -> list[int]:
+    """Return the children of a process, the youngest last."""
     try:
-        command = " ".join(process.cmdline())
+        children = process.children()
     except psutil.Error:  # it has ended
-        return True
-    is_root = "run_root(" in command and process.ppid() == os.getpid()
-    return is_root or "resource_tracker" in command
+        return []
+    return [child.pid for child in sorted(children, key=psutil.Process.create_time)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _threads() -> set[threading.Thread]:

@@ -91,7 +91,9 @@ def test_functions_import_only_what_is_optional_or_costs_much(name: str) -> None
     late = {imported for imported, _ in _imports(_tree(name), late=True)}
     own = {imported for imported in late if imported.startswith("objproxy._worker") and name.startswith("objproxy._worker")}
     standard = late & {"select"} if name == "objproxy._worker.wire" else set()
-    assert late - LATE_IMPORTS - own - standard <= set()
+    # What a pool is made of is loaded while the root nursery is starting.
+    making = late & {"objproxy.making", "objproxy.names"} if name == "objproxy.proxy" else set()
+    assert late - LATE_IMPORTS - own - standard - making <= set()
 
 
 @pytest.mark.parametrize("name", MODULES)

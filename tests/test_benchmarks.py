@@ -19,14 +19,31 @@ from targets import poll_until
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _lane, _report, _rounds, uneven_items  # noqa: E402  (the folder is no part of the package)
-from benchmarks._model import OURS, Contender, Experiment, Outcome, Outcomes, ratio, ratio_to_best  # noqa: E402
+from benchmarks import _lane, _memory, _report, _rounds, argument_sizes, uneven_items  # noqa: E402  (the folder is no part of the package)
+from benchmarks._model import (  # noqa: E402
+    OURS,
+    Contender,
+    Experiment,
+    Outcome,
+    Outcomes,
+    merge_facts,
+    multiple_of,
+    ratio,
+    ratio_to_best,
+)
 
 QUESTIONS = {
     "round_trip": 1,
     "tiny_items": 3,
     "uneven_items": 2,
     "start_up": 2,
+    "large_arguments": 2,
+    "large_broadcast": 1,
+    "put_handle": 1,
+    "argument_sizes": 1,
+    "shared_fill": 1,
+    "broadcast_memory": 1,
+    "mpire_three": 3,
     "lazy_memory": 1,
     "import_time": 1,
 }
@@ -106,6 +123,7 @@ def test_one_command_prints_all_targets_with_a_verdict(tmp_path: Path) -> None:
     summary = completed.stdout.partition("Quick:")[2]
     assert "under 30 ms over bare Python" in summary
     assert "loads no NumPy" in summary
+    assert (tmp_path / "summary.png").exists() == (importlib.util.find_spec("matplotlib") is not None)
 
 
 def test_a_lane_reports_values() -> None:
@@ -171,6 +189,53 @@ def test_a_target_without_its_contender_is_not_judged() -> None:
 
 def test_the_best_peer_counts() -> None:
     assert ratio_to_best().judge(make_outcomes(objproxy=3.0, fast=2.0, slow=4.0)).value == 1.5
+
+
+def make_rounds(name: str, *rounds: tuple[float, dict[str, Any]]) -> Outcomes:
+    values = tuple((value,) for value, _ in rounds)
+    facts = tuple(facts for _, facts in rounds)
+    return Outcomes({name: Outcome(name, "ok", rounds=values, facts=merge_facts(facts), round_facts=facts)})
+
+
+def test_a_unit_that_the_same_lane_measured_counts_round_by_round() -> None:
+    outcomes = make_rounds(OURS, (2.0, {"memcpy": 1.0}), (30.0, {"memcpy": 10.0}), (4.0, {"memcpy": 1.0}))
+    verdict = multiple_of("memcpy", 3.0, "at most 3 x memcpy").judge(outcomes)
+    assert (verdict.is_reached, verdict.value, verdict.quietest) == (True, 3.0, 2.0)
+
+
+def test_facts_of_rounds_become_medians_at_any_depth() -> None:
+    outcomes = make_rounds(OURS, *((1.0, {"kind": kind, "curve": {"8": n}}) for kind, n in [("a", 1), ("b", 5), ("c", 3)]))
+    assert outcomes[OURS].facts == {"kind": "c", "curve": {"8": 3}}
+    assert outcomes.curve(OURS, "curve") == {"8": 3}
+    assert outcomes.quietest().curve(OURS, "curve") == {"8": 1}
+
+
+def test_an_argument_is_judged_by_its_worst_size() -> None:
+    curves = {OURS: {"1024": 3.0, "2048": 4.0}, "os.pipe + pickle": {"1024": 2.0, "2048": 8.0}}
+    outcomes = Outcomes({})
+    for name, curve in curves.items():
+        outcomes |= make_rounds(name, (1.0, {"seconds": curve}))
+    (experiment,) = argument_sizes.EXPERIMENTS
+    (target,) = experiment.targets
+    assert target.judge(outcomes).value == 1.5
+    assert experiment.describe(outcomes).endswith("worst 1.50 at 1 KB")
+
+
+def test_a_skipped_contender_takes_no_turn() -> None:
+    contenders = (Contender("first", answer), Contender("second", answer))
+    experiment = Experiment("name", "title", "s", contenders, (), {"value": 1}, {"value": 2}, rounds=1)
+    outcomes, _ = _rounds.run_experiment(experiment, skip=["second"])
+    assert list(outcomes) == ["first"]
+
+
+def test_memory_of_descendants_is_watched() -> None:
+    with _memory.MemoryWatch() as watch:
+        assert watch.begin() > 0
+        code = "import sys; data = bytearray(b'x') * 50_000_000; sys.stdin.read()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+            poll_until(lambda: psutil.Process(child.pid).memory_info().rss > 50_000_000, 30.0)
+            growth = watch.end()
+    assert growth > 40_000_000  # other processes may have ended meanwhile
 
 
 def test_a_table_shows_those_that_have_no_values_too() -> None:

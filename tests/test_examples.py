@@ -91,3 +91,21 @@ def test_endless_stream_stays_within_its_buffer_and_its_memory(tmp_path):
     assert all(0 <= int(row[2]) <= 100 for row in rows)
     # 15 MB were sent after the first row; kept in memory they would show.
     assert float(re.search(rf"memory grew by {NUMBER} MB", text)[1]) < 5
+
+
+def test_mandelbrot_has_the_known_area_and_draws_its_picture(tmp_path):
+    small = ("--workers", "2", "--height", "250", "--iterations", "400")
+    text = run("mandelbrot.py", *small, "--output", "mandelbrot.png", directory=tmp_path)
+    assert float(re.search(rf"area of the set {NUMBER}", text)[1]) == pytest.approx(1.50659, abs=0.02)
+    assert float(re.search(rf"mean shade outside {NUMBER}", text)[1]) == pytest.approx(0.5, abs=0.01)
+    assert (tmp_path / "mandelbrot.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.slow
+def test_bootstrap_trends_cover_the_truth_for_any_number_of_workers(tmp_path):
+    small = ("--members", "20", "--size", "60")
+    two = run("bootstrap_trends.py", "--workers", "2", *small, "--output", "trends.png", directory=tmp_path)
+    one = run("bootstrap_trends.py", "--workers", "1", *small, directory=tmp_path)
+    assert two.splitlines()[1:4] == one.splitlines()[1:4]
+    assert float(re.search(rf"interval at {NUMBER}%", two)[1]) == pytest.approx(88, abs=5)
+    assert (tmp_path / "trends.png").read_bytes().startswith(PNG_SIGNATURE)

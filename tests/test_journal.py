@@ -63,18 +63,24 @@ def journal() -> Iterator[Journal]:
     made.close()
 
 
+class SmallResults:
+    """Stands for the shared memory of a worker whose results are all small."""
+
+    pack = staticmethod(wire.dumps)
+
+
 def run_until_death(journal: Journal, tape: Tape, outcomes: list[Any], last: int) -> None:
     """Run a chunk in which the worker dies at item `last`, or while it sends its frame ``tape.n_frames``."""
 
     class MortalHost(Host):
         pass
 
-    runner = ChunkRunner(MortalHost(Script(outcomes, last), Worker(0, 1)), tape, journal)  # type: ignore[arg-type]
+    runner = ChunkRunner(MortalHost(Script(outcomes, last), Worker(0, 1)), tape, journal, SmallResults())  # type: ignore[arg-type]
     journal.begin(7)
     n_before = len(tape.frames)
     original = runner._send_now
 
-    def send_now(segment: journals.Segment) -> None:
+    def send_now(segment: journals.Segment, parts: bytes = b"") -> None:
         # An item that "died" must not be answered as one that raised.
         if b"DiedError" in segment.data:
             raise DiedError

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import psutil
 import pytest
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError
+from objproxy._worker.nursery import receive_message
+from objproxy.backends.nurseries import PoolNursery
 from targets import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -247,3 +250,23 @@ def test_one_ctrl_c_is_enough(call: str) -> None:
     output, errors = program.communicate(timeout=30)
     assert (program.returncode, output, errors) == (0, "interrupted\n", "")
     poll_until(lambda: all(is_gone(pid) for pid in pids))
+
+
+def test_requests_of_several_threads_to_a_nursery_do_not_mix() -> None:
+    """The leader of a pool and a thread that closes it speak to its nursery at one time."""
+    ours, theirs = socket.socketpair()
+    nursery = PoolNursery(ours, None)
+    n_requests = 2000
+    senders = [
+        threading.Thread(target=lambda i=i: [nursery.signal_worker(i, n, 9) for n in range(n_requests)]) for i in range(3)
+    ]
+    with ours, theirs:
+        for sender in senders:
+            sender.start()
+        theirs.settimeout(30)
+        received = [receive_message(theirs) for _ in range(3 * n_requests)]
+        for sender in senders:
+            sender.join()
+    for worker_id in range(3):
+        own = [message for message in received if message is not None and message[0][1] == worker_id]
+        assert own == [(("signal", worker_id, n, 9), []) for n in range(n_requests)]

@@ -29,12 +29,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.messages import Batch
 from objproxy._engine.state import PoolState
 from objproxy.backends.base import Backend
-from objproxy.errors import ArgumentPickleError, PoolBrokenError, PoolClosedError
+from objproxy.errors import PoolBrokenError, PoolClosedError
 
 #: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
 _PUMP_LINGER_SECONDS = 0.5
@@ -320,7 +321,7 @@ class Driver:
             try:
                 payload.data = self.backend.encode(payload.operation)
             except Exception as exc:
-                error = ArgumentPickleError(batch.rules.method, "", str(exc), batch.start)
+                error = failures.argument(batch.rules.method, str, exc, batch.start)
                 self._unsent.append(m.SendFailed(action.worker_id, batch.seq, error))
                 return
         self.backend.send(action.worker_id, batch)

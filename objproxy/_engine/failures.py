@@ -8,10 +8,12 @@ from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import (
+    ArgumentPickleError,
     PoisonTaskError,
     PoolBrokenError,
     PoolClosedError,
     RemoteError,
+    SharedMemoryFullError,
     WorkerDiedError,
     WorkerInitError,
     describe_exit,
@@ -19,6 +21,15 @@ from objproxy.errors import (
 
 #: Makes the error of the item with the given index.
 MakeError = Callable[[int], BaseException]
+
+
+def argument(method: str, find_path: Callable[[], str], cause: Exception, item: int | None = None) -> BaseException:
+    """Return the error for arguments that cannot be sent, because of `cause`; lack of memory is told as it is."""
+    if isinstance(cause, SharedMemoryFullError):
+        return cause
+    error = ArgumentPickleError(method, find_path(), f"{type(cause).__name__}: {cause}", item)
+    error.__cause__ = cause
+    return error
 
 
 def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | None, device: str | None) -> WorkerDiedError:

@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from objproxy._engine import plan
+from objproxy._engine import failures, plan
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.payload import Payload
 from objproxy._worker.outcome import StreamHandle
-from objproxy.errors import ArgumentPickleError
 
 #: Batches for each worker that are worth having outside of the source: one that runs, one ahead, one in the queue.
 _BATCHES_PER_WORKER = 3
@@ -106,10 +105,8 @@ class MapRun:
 
     def _submit(self, start: int, payload: Payload) -> None:
         def fail(offset: int, exc: Exception) -> BaseException:
-            path = self._explain(payload.slice(offset, offset + 1).operation, exc)
-            error = ArgumentPickleError(self.call.method, path, f"{type(exc).__name__}: {exc}", start + offset)
-            error.__cause__ = exc
-            return error
+            item = payload.slice(offset, offset + 1).operation
+            return failures.argument(self.call.method, lambda: self._explain(item, exc), exc, start + offset)
 
         parts = plan.encode_items(payload, self._driver.backend.encode, fail)
         batches: list[Batch] = []

@@ -61,6 +61,8 @@ class Rules:
         Those of them that stand in a queue.
     running : set of int
         Workers whose oldest batch is of this call.
+    is_chore : bool
+        Nobody ever waits for the outcome: a worker is told to let something go.
     is_dropped : bool
         Nobody waits for the outcomes any more.
     seconds_per_batch : float or None
@@ -69,6 +71,7 @@ class Rules:
 
     __slots__ = (
         "call_number",
+        "is_chore",
         "is_dropped",
         "is_task",
         "method",
@@ -100,6 +103,7 @@ class Rules:
         self.outstanding = 0
         self.n_queued = 0
         self.running: set[int] = set()
+        self.is_chore = False
         self.is_dropped = False
         self.seconds_per_batch: float | None = None
 

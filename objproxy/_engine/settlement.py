@@ -8,6 +8,7 @@ Rules that live here:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,13 +115,14 @@ class Settlement:
         stop = 0 if event.running is None else min(event.running + 1, batch.count)
         for at in range(batch.received, stop):
             error = failures.death(record, event, batch, batch.start + at, self._describe(record.worker_id))
-            record.death = error
+            # A copy: the caller's gets a traceback when it is raised, and would keep all that its frames hold.
+            record.death = copy.copy(error)
             batch.received += 1
             if self.may_retry(batch, error):
                 self._dispatcher.put_back(batch.cut(at, at + 1, batch.attempts + 1), record)
             else:
                 self._ledger.deliver(batch, at, [Failure(error)], True, record.worker_id)
-                is_told = not batch.rules.is_dropped
+                is_told = not (batch.rules.is_dropped or batch.rules.is_chore)
         return is_told
 
     def time_out(self, record: WorkerRecord) -> None:

@@ -24,6 +24,7 @@ all workers, and the end of the pool at all batches.
 
 from __future__ import annotations
 
+import copy
 import heapq
 from collections.abc import Callable
 from typing import Any
@@ -304,7 +305,8 @@ class PoolState:
             self._fail_init(record, failures.death_in_constructor(event, self._describe(record.worker_id)))
         is_told = self._settlement.settle_orphans(record, event)
         if reason is None and not was_starting and not is_told and record.loss is None:
-            record.loss = record.death = failures.death(record, event, None, None, self._describe(record.worker_id))
+            record.loss = failures.death(record, event, None, None, self._describe(record.worker_id))
+            record.death = copy.copy(record.loss)  # as in settlement
             self._dispatcher.tell_loss(record)
         self._replace(record, is_failure=reason is None or reason == _INIT_TIMED_OUT)
 

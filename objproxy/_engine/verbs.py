@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from objproxy._engine import plan
+from objproxy._engine import failures, plan
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
@@ -15,7 +16,6 @@ from objproxy._engine.mapping import MapRun, ResultIterator, collect
 from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.payload import Payload
 from objproxy._worker.wire import Operation
-from objproxy.errors import ArgumentPickleError
 
 Explain = Callable[[Operation, Exception], str]
 OnArrival = Callable[[Arrival], None]
@@ -49,8 +49,8 @@ class Verbs:
         try:
             return Payload(operation, self._driver.backend.encode(operation))
         except Exception as exc:
-            path = self._explain(operation, exc)
-            raise ArgumentPickleError(operation.name, path, f"{type(exc).__name__}: {exc}") from exc
+            error = failures.argument(operation.name, functools.partial(self._explain, operation, exc), exc)
+            raise error from error.__cause__
 
     def one(self, worker_id: int, operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True) -> Any:
         """Carry out one operation on one worker; return its outcome."""
@@ -179,8 +179,9 @@ class Verbs:
             try:
                 payload.data = self._driver.backend.encode(payload.operation)
             except Exception as exc:
-                path = self._explain(payload.operation, exc)
-                raise ArgumentPickleError(call.method, path, f"{type(exc).__name__}: {exc}", index) from exc
+                explain = functools.partial(self._explain, payload.operation, exc)
+                error = failures.argument(call.method, explain, exc, index)
+                raise error from error.__cause__
         self._driver.submit([Batch(call, start + i, 1, payloads[i], worker_ids[i]) for i in range(len(payloads))])
         self._await(call)
         arrivals = sorted(call.take(), key=lambda arrival: arrival.start)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
 from objproxy._worker.wire import Operation
 
 
-@dataclasses.dataclass(frozen=True)
-class Boot:
+class Boot(NamedTuple):
     """Everything that a worker needs to come up; one pickle, the first frame on its channel.
 
     Attributes
@@ -36,14 +35,16 @@ class Boot:
         State for ``random`` and ``numpy.random``, from ``SeedSequence(seed).spawn``; None without a seed.
     log_levels : dict
         Levels of the parent's loggers; "" is the root's.
-    factory, arguments : bytes
-        Pickled class (or factory) and (args, kwargs).
-    snapshot : bytes or None
-        Pickled object to start from in place of the constructor.
-    replay : tuple of bytes
-        Pickled operations to carry out after the constructor.
+    factory : bytes
+        Pickled class (or factory).
+    has_snapshot : bool
+        Whether a pickled object to start from follows this message, and not (args, kwargs) for the constructor.
+    n_replays : int
+        Number of operations that follow, to be carried out after the constructor.
     max_rss : int or None
         Bytes of memory above which the worker asks to be replaced.
+    segments_prefix, segments_base, shared_memory_limit : str, int, int or None
+        Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
 
     worker_id: int
@@ -58,14 +59,15 @@ class Boot:
     seed_words: tuple[int, ...] | None
     log_levels: dict[str, int]
     factory: bytes
-    arguments: bytes
-    snapshot: bytes | None = None
-    replay: tuple[bytes, ...] = ()
+    has_snapshot: bool = False
+    n_replays: int = 0
     max_rss: int | None = None
+    segments_prefix: str = ""
+    segments_base: int = 0
+    shared_memory_limit: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """The first answer of a worker.
 
     Attributes
@@ -141,21 +143,25 @@ def load_factory(pickled: bytes, *, keep: bool = False) -> Any:
     return factory
 
 
-def build_host(boot: Boot, worker: Worker) -> tuple[Host, Ready]:
-    """Build the user's object; whatever its constructor raises passes through."""
+def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tuple[Host, Ready]:
+    """Build the user's object; whatever its constructor raises passes through.
+
+    `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
+    """
     factory = load_factory(boot.factory)
     seed_generators(boot)
     limit_threads(boot.n_threads)
     began = time.perf_counter()
-    if boot.snapshot is None:
-        args, kwargs = pickle.loads(boot.arguments)
-        instance = factory(*args, **kwargs)
+    if boot.has_snapshot:
+        instance = pickle.loads(read_cargo())
     else:
-        instance = pickle.loads(boot.snapshot)
+        args, kwargs = read_cargo()
+        instance = factory(*args, **kwargs)
+        del args, kwargs
 
     host = Host(instance, worker)
-    for payload in boot.replay:
-        host.perform(Operation(*pickle.loads(payload)))
+    for _ in range(boot.n_replays):
+        host.perform(Operation(*read_cargo()))
     return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from objproxy._worker import wire
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
-from objproxy._worker.outcome import encode_error, type_name
-from objproxy.errors import ResultPickleError
+from objproxy._worker.outcome import encode_error, explain_result
+from objproxy._worker.parcel import Parcel
+from objproxy._worker.plane import WorkerPlane
 
 #: Results that exist are sent after this time, so that bars move and consumers of a lazy map need not wait for a chunk.
 _FLUSH_SECONDS = 0.05
@@ -46,12 +47,15 @@ class ChunkRunner:
         Where the answers go.
     journal : Journal
         Where results are kept until they are sent.
+    plane : WorkerPlane
+        Where large results go.
     """
 
-    def __init__(self, host: Host, channel: wire.WorkerChannel, journal: Journal) -> None:
+    def __init__(self, host: Host, channel: wire.WorkerChannel, journal: Journal, plane: WorkerPlane) -> None:
         self._host = host
         self._channel = channel
         self._journal = journal
+        self._plane = plane
         self._seq = 0
         self._method = ""
         self._count = 0  # items of the chunk
@@ -135,11 +139,14 @@ class ChunkRunner:
 
     def _store_pickled(self, value: Any) -> None:
         try:
-            data = wire.dumps(self._host.settle(value))
+            data = self._plane.pack(self._host.settle(value))
         except BaseException as exc:
-            worker_id = self._host.worker.worker_id
-            error = ResultPickleError(worker_id, self._method, type_name(value), str(exc))
+            error = explain_result(exc, self._host.worker.worker_id, self._method, value)
             self._send_now(Segment(wire.ERRORS, 1, encode_error(error)))
+            return
+
+        if isinstance(data, Parcel):
+            self._send_now(Segment(wire.PARCEL, 1, data.stream), self._plane.lend(data))
             return
 
         header, body = self._journal.header, self._journal.body
@@ -158,9 +165,9 @@ class ChunkRunner:
     def _unsent(self) -> Segment:
         return self._journal.segment(self._done - self._sent)
 
-    def _send_now(self, segment: Segment) -> None:
+    def _send_now(self, segment: Segment, parts: bytes = b"") -> None:
         """Send the journal and then `segment`, which was never in it, and count its item."""
-        self._answer(self._unsent(), segment)
+        self._answer(self._unsent(), segment, large=parts)
         self._done += 1
         self._empty(self._journal.header[LANE])
 
@@ -175,12 +182,15 @@ class ChunkRunner:
         self._journal.open_lane(lane, self._done, self._count - self._done)
         self._flushed = time.perf_counter()
 
-    def _answer(self, *segments: Segment, is_last: bool = False) -> None:
+    def _answer(self, *segments: Segment, is_last: bool = False, large: bytes = b"") -> None:
         parts: list[bytes] = [wire.REPLY_HEAD.pack(self._seq, is_last, int((time.perf_counter() - self._began) * 1e9))]
         for segment in segments:
             parts.append(wire.SEGMENT_HEAD.pack(segment.lane, segment.n_items, len(segment.data)))
             parts.append(segment.data)
-        self._channel.send(wire.REPLY, *parts)
+        if large:
+            self._channel.write(wire.frame(wire.PARTS, large) + wire.frame(wire.REPLY, *parts))
+        else:
+            self._channel.send(wire.REPLY, *parts)
 
 
 def _raise(error: BaseException) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from objproxy._worker.context import Worker
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
+from objproxy._worker.plane import forget_shared
 from objproxy._worker.wire import Operation, dumps
 
 
@@ -118,6 +119,9 @@ class Host:
         stream = self._streams.pop(stream_id, None) if generation == self.worker.generation else None
         if stream is not None:
             stream.close()  # type: ignore[attr-defined]
+
+    def _forget(self, operation: Operation) -> None:
+        forget_shared(operation.args[0])
 
     def _snapshot(self, _operation: Operation) -> bytes:
         return dumps(self.instance)

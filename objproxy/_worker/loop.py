@@ -16,8 +16,10 @@ from objproxy._worker import context, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
-from objproxy._worker.outcome import encode_error, type_name
-from objproxy.errors import ResultPickleError
+from objproxy._worker.loans import Part, unpack_parts
+from objproxy._worker.outcome import encode_error, explain_result
+from objproxy._worker.parcel import Parcel
+from objproxy._worker.plane import WorkerPlane
 
 
 class WorkerLoop:
@@ -31,25 +33,31 @@ class WorkerLoop:
         What is left behind if this process dies.
     host : Host
         The object.
+    plane : WorkerPlane
+        Its part of the shared memory.
     max_rss : int or None
         Bytes of memory above which this process asks to be replaced.
     """
 
-    def __init__(self, channel: wire.WorkerChannel, journal: Journal, host: Host, max_rss: int | None) -> None:
+    def __init__(
+        self, channel: wire.WorkerChannel, journal: Journal, host: Host, plane: WorkerPlane, max_rss: int | None
+    ) -> None:
         self._max_rss = max_rss
         self._channel = channel
         self._journal = journal
         self._host = host
-        self._chunks = ChunkRunner(host, channel, journal)
+        self._plane = plane
+        self._chunks = ChunkRunner(host, channel, journal, plane)
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
 
     def run(self) -> None:
         """Serve until the parent says stop."""
         while True:
-            kind, body = self._channel.receive()
+            kind, body, parts = receive(self._channel, self._plane)
             if kind == wire.CALL:
-                self._serve(body)
+                self._serve(body, parts)
+                del body, parts  # may stand for much memory, and the next call may be long in coming
                 if self._max_rss is not None:
                     self._watch_memory(self._max_rss)
             elif kind == wire.STOP:
@@ -61,12 +69,12 @@ class WorkerLoop:
             self._max_rss = None
             self._channel.send(wire.OUTGROWN)
 
-    def _serve(self, body: bytes) -> None:
+    def _serve(self, body: bytes, parts: list[Part]) -> None:
         seq, call_number, start, count = wire.CALL_HEAD.unpack_from(body)
         self._journal.begin(seq)
         began = time.perf_counter()
         try:
-            operation = wire.Operation(*pickle.loads(memoryview(body)[wire.CALL_HEAD.size :]))
+            operation = wire.Operation(*self._plane.unpack(memoryview(body)[wire.CALL_HEAD.size :], parts))
         except BaseException as exc:  # whatever the user's __setstate__ raises is the error of its items
             self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
             return
@@ -76,25 +84,30 @@ class WorkerLoop:
         if operation.verb == "map":
             self._chunks.run(seq, operation, count)
         else:
-            self._answer(seq, began, *self._perform(operation))
+            lane, data = self._perform(operation)
+            del operation  # its arrays are given back before the answer can lead to the next call
+            self._answer(seq, began, lane, data)
         self._item_base = None
 
-    def _answer(self, seq: int, began: float, lane: int, data: bytes, count: int = 1) -> None:
+    def _answer(self, seq: int, began: float, lane: int, data: bytes | Parcel, count: int = 1) -> None:
         head = wire.REPLY_HEAD.pack(seq, True, int((time.perf_counter() - began) * 1e9))
-        self._channel.send(wire.REPLY, head, wire.SEGMENT_HEAD.pack(lane, count, len(data)), data)
+        if isinstance(data, bytes):
+            self._channel.send(wire.REPLY, head, wire.SEGMENT_HEAD.pack(lane, count, len(data)), data)
+            return
+        parts, stream = self._plane.lend(data), data.stream
+        reply = wire.frame(wire.REPLY, head, wire.SEGMENT_HEAD.pack(wire.PARCEL, count, len(stream)), stream)
+        self._channel.write(wire.frame(wire.PARTS, parts) + reply)
 
-    def _perform(self, operation: wire.Operation) -> tuple[int, bytes]:
+    def _perform(self, operation: wire.Operation) -> tuple[int, bytes | Parcel]:
         """Carry one operation out; return the lane and the bytes of its outcome."""
         try:
             value = self._host.perform(operation)
         except BaseException as exc:  # SystemExit and KeyboardInterrupt too are the call's error; the worker lives
             return wire.ERRORS, encode_error(exc)
         try:
-            return wire.PICKLES, wire.dumps(value)
+            return wire.PICKLES, self._plane.pack(value)
         except BaseException as exc:
-            worker_id = self._host.worker.worker_id
-            error = ResultPickleError(worker_id, operation.name, type_name(value), str(exc))
-            return wire.ERRORS, encode_error(error)
+            return wire.ERRORS, encode_error(explain_result(exc, self._host.worker.worker_id, operation.name, value))
 
     def _locate_item(self) -> tuple[int, int] | None:
         if self._item_base is None:
@@ -103,7 +116,21 @@ class WorkerLoop:
         return call_number, start + self._journal.done
 
 
-def run_worker(channel_fd: int, journal_fd: int) -> None:
+def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes, list[Part]]:
+    """Wait for the next frame that is not about shared memory; return it with its parts."""
+    parts: list[Part] = []
+    while True:
+        kind, body = channel.receive()
+        if kind == wire.PARTS:
+            parts = unpack_parts(body)
+        elif kind == wire.OPEN:
+            plane.open_shared(body, parts)
+            parts = []
+        else:
+            return kind, body, parts
+
+
+def run_worker(channel_fd: int, journal_fd: int, segments_fd: int | None = None) -> None:
     """Be a worker process: boot from the first frame, serve, leave. Never returns.
 
     Parameters
@@ -112,6 +139,8 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
         The worker's end of its channel.
     journal_fd : int
         Shared memory for its journal.
+    segments_fd : int or None
+        Shared memory for large buffers, where it needs no names.
     """
     faulthandler.enable()
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
@@ -119,10 +148,11 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
     os.close(journal_fd)
     status = 0
     try:
-        booted = _boot(channel)
+        booted = _boot(channel, segments_fd)
         if booted is not None:
-            host, boot = booted
-            WorkerLoop(channel, journal, host, boot.max_rss).run()
+            host, plane, boot = booted
+            channel.on_idle = plane.trim
+            WorkerLoop(channel, journal, host, plane, boot.max_rss).run()
             host.finish()
     except wire.ChannelClosedError:
         status = 1
@@ -133,23 +163,29 @@ def run_worker(channel_fd: int, journal_fd: int) -> None:
         leave(status)
 
 
-def _boot(channel: wire.WorkerChannel) -> tuple[Host, booting.Boot] | None:
+def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, WorkerPlane, booting.Boot] | None:
     """Bring the worker up and tell the parent; None if the constructor failed."""
     kind, body = channel.receive()
     if kind != wire.BOOT:
         return None
     boot: booting.Boot = pickle.loads(body)
+    plane = WorkerPlane(segments_fd, boot.segments_prefix, boot.segments_base, boot.shared_memory_limit)
+
+    def read_cargo() -> Any:
+        _kind, body, parts = receive(channel, plane)
+        return plane.unpack(body, parts)
+
     try:
         booting.apply_environment(boot)
         worker = make_worker(boot, channel)
         _send_logs_home(channel, worker, boot.log_levels)
-        host, ready = booting.build_host(boot, worker)
+        host, ready = booting.build_host(boot, worker, read_cargo)
     except BaseException as exc:
         channel.send(wire.INIT_FAILED, encode_error(exc))
         return None
 
     channel.send(wire.READY, pickle.dumps(ready))
-    return host, boot
+    return host, plane, boot
 
 
 def make_worker(boot: booting.Boot, channel: wire.WorkerChannel) -> context.Worker:

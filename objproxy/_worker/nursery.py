@@ -1,13 +1,14 @@
 """A nursery: a small process that starts workers, tells of their ends and never leaves one behind.
 
-There are two kinds, with one code. The *root* is started once for a program, by exec, so it is clean and has one thread;
-it only makes nurseries. The *nursery of a pool* is forked from the root (or from the program itself with
+There are two kinds. The *root* is started once for a program, by exec, so it is clean and has one thread; it only makes
+nurseries, and always has one ready. The *nursery of a pool* is forked from the root (or from the program itself with
 ``start_method="fork"``), loads what the pool's class needs, and forks the pool's workers in a millisecond or two each.
 
 ::
 
     program ── exec ──> root ── fork ──> nursery of pool A ── fork ──> worker 0, worker 1, ...
-                             └─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
+                             ├─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
+                             └─ fork ──> spare, for the next pool
 
 Why a process between the program and its workers:
 
@@ -32,9 +33,13 @@ from collections.abc import Callable
 from typing import Any
 
 from objproxy._worker import platform
+from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
 _MAX_FDS = 4
+
+#: The root takes its time for what is not urgent when nobody has asked for a pool for so long.
+_QUIET_SECONDS = 0.1
 
 #: Ask whether the owner is alive this often, where no descriptor can tell.
 _OWNER_CHECK_SECONDS = 1.0
@@ -43,8 +48,10 @@ _OWNER_CHECK_SECONDS = 1.0
 def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
     """Send one message, with descriptors."""
     body = pickle.dumps(message, 5)
-    socket.send_fds(sock, [_LENGTH.pack(len(body))], fds)
-    sock.sendall(body)
+    data = _LENGTH.pack(len(body)) + body
+    sent = socket.send_fds(sock, [data], fds)
+    if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
+        sock.sendall(data[sent:])
 
 
 def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
@@ -82,6 +89,7 @@ class Nursery:
 
     def __init__(self, control: socket.socket, owner_pid: int) -> None:
         self._control = control
+        self._pid = os.getpid()
         self._owner_pid = owner_pid
         self._owner_watch = platform.watch_process(owner_pid)
         self._children: dict[int, tuple[int, int] | None] = {}  # pid -> (worker_id, generation); None: a nursery
@@ -89,19 +97,18 @@ class Nursery:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._poll = select.poll()
         self._must_exec = False
         self._argv: list[str] = []
 
     def serve(self) -> None:
-        """Serve until the owner or the control channel is gone, then end everything that was started here."""
+        """Serve until the owner or the control channel is gone."""
         self._install_signals()
-        poll = select.poll()
         for fd in (self._control.fileno(), self._wake_read, self._owner_watch):
             if fd is not None:
-                poll.register(fd, select.POLLIN)
-        timeout = None if self._owner_watch is not None else _OWNER_CHECK_SECONDS * 1000
+                self._poll.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll(timeout)}
+            ready = {fd for fd, _ in self._poll.poll(self._prepare())}
             if self._owner_watch in ready or not (ready or platform.is_process_alive(self._owner_pid)):
                 break
             if self._wake_read in ready:
@@ -109,7 +116,15 @@ class Nursery:
                 self._reap()
             if self._control.fileno() in ready and not self._handle_request():
                 break
-        self._end_all()
+            if not ready:
+                self._use_quiet_time()
+
+    def _prepare(self) -> float | None:
+        """Do what is to be done before the next request; return how long to wait for it, in milliseconds."""
+        return None if self._owner_watch is not None else _OWNER_CHECK_SECONDS * 1000
+
+    def _use_quiet_time(self) -> None:
+        """Do what can wait until nobody waits for it."""
 
     def _install_signals(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,23 +143,18 @@ class Nursery:
             os.close(fd)  # the child that was forked has its own
         return True
 
-    def _on_nursery(self, control_fd: int) -> None:
-        """Fork the nursery of a pool."""
-        parent, pid = os.getpid(), os.fork()
-        if pid:
-            self._children[pid] = None
-            return
-
-        platform.die_with_parent(parent)
-        self._forget_own_descriptors()
-        run_nursery(control_fd, self._owner_pid)
+    def _on_adopt(self, control_fd: int) -> None:
+        """Leave the root and serve the program on `control_fd` from now on."""
+        self._poll.unregister(self._control)
+        self._control.close()
+        self._control = socket.socket(fileno=os.dup(control_fd))
+        self._poll.register(self._control, select.POLLIN)
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
         """Take the program's environment over and load what the pool's class needs."""
         send_message(self._control, ("born", 0, 0, os.getpid()))
         self._argv = settings["executable"]
-        os.environ.clear()
-        os.environ.update(settings["environ"])
+        _change_environment(settings["environ"])
         sys.path[:] = settings["path"]
         sys.argv[:] = settings["argv"]
         with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
@@ -155,16 +165,11 @@ class Nursery:
         self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
         gc.freeze()  # as in run_root
 
-    def _on_kill(self, pid: int) -> None:
-        """Kill a nursery, which hangs in the user's code; its workers go with it."""
-        if pid in self._children:
-            _signal_group(pid, signal.SIGKILL)
-
-    def _on_start(self, worker_id: int, generation: int, channel_fd: int, journal_fd: int) -> None:
-        """Fork a worker."""
+    def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
+        """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
         parent, pid = os.getpid(), os.fork()
         if not pid:
-            self._become_worker(parent, channel_fd, journal_fd)
+            self._become_worker(parent, fds)
 
         with contextlib.suppress(OSError):  # it is there already, or has exec'ed or ended
             os.setpgid(pid, pid)  # both sides do it, so that it holds whoever runs first
@@ -178,16 +183,16 @@ class Nursery:
         if pid is not None:
             _signal_group(pid, number)
 
-    def _become_worker(self, parent: int, channel_fd: int, journal_fd: int) -> None:
+    def _become_worker(self, parent: int, fds: tuple[int, ...]) -> None:
         os.setpgid(0, 0)
         platform.die_with_parent(parent)
         self._forget_own_descriptors()
         if self._must_exec:
-            _exec_worker(self._argv, channel_fd, journal_fd)
+            _exec_worker(self._argv, fds)
 
         from objproxy._worker.loop import run_worker
 
-        run_worker(channel_fd, journal_fd)
+        run_worker(*fds)
 
     def _forget_own_descriptors(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -214,13 +219,90 @@ class Nursery:
         with contextlib.suppress(OSError):  # the owner is gone or going; the loop will see it
             send_message(self._control, message)
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """End everything that was started here, and wait until it is gone."""
+        if os.getpid() != self._pid:
+            return  # a child that failed before it became a worker; its siblings are not its own
         for pid, worker in self._children.items():
             if worker is not None:
                 _signal_group(pid, signal.SIGKILL)
         for pid in self._children:
             # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
             os.waitpid(pid, 0)
+
+
+class Root(Nursery):
+    """Makes the nurseries of pools; one is always ready, so that a pool does not wait for a fork.
+
+    Parameters
+    ----------
+    control, owner_pid
+        As for `Nursery`.
+    """
+
+    def __init__(self, control: socket.socket, owner_pid: int) -> None:
+        super().__init__(control, owner_pid)
+        self._spare: socket.socket | None = None  # the channel of the nursery that is ready
+        self._is_complete = False
+        self._segments_prefix = ""
+
+    def _prepare(self) -> float | None:
+        if self._spare is None:
+            self._fork_spare()
+        return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair()
+        parent, pid = os.getpid(), os.fork()
+        if not pid:
+            platform.die_with_parent(parent)
+            self._forget_own_descriptors()
+            ours.close()
+            run_nursery(theirs.detach(), self._owner_pid)
+
+        theirs.close()
+        self._children[pid] = None
+        self._spare = ours
+
+    def _use_quiet_time(self) -> None:
+        """Load what only a class that goes by value needs, and let every nursery from now on inherit it."""
+        if not self._is_complete:
+            self._is_complete = True
+            with contextlib.suppress(ImportError):
+                import cloudpickle  # noqa: F401
+            gc.freeze()  # as in run_root
+            self._drop_spare()
+
+    def _on_nursery(self, control_fd: int) -> None:
+        """Give a nursery to a pool."""
+        while self._spare is not None:
+            try:
+                send_message(self._spare, ("adopt",), (control_fd,))
+                self._drop_spare()
+            except OSError:  # somebody has killed it
+                self._drop_spare()
+                self._fork_spare()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def _on_kill(self, pid: int) -> None:
+        """Kill a nursery, which hangs in the user's code; its workers go with it."""
+        if pid in self._children:
+            _signal_group(pid, signal.SIGKILL)
+
+    def _on_entrust(self, prefix: str) -> None:
+        """Remember what has to be removed when the program has ended."""
+        self._segments_prefix = prefix
+
+    def end_all(self) -> None:
+        """End everything that was started here, and wait until it is gone."""
+        self._drop_spare()
+        super().end_all()
+        if self._segments_prefix:
+            remove_files(self._segments_prefix)
 
 
 def _signal_group(pid: int, number: int) -> None:
@@ -232,6 +314,15 @@ def _signal_group(pid: int, number: int) -> None:
             os.kill(pid, number)
     except PermissionError:
         pass  # macOS says so when only zombies are left in the group
+
+
+def _change_environment(wanted: dict[str, str]) -> None:
+    """Make the environment be `wanted`; most of it is as it was when the root was started, and need not be touched."""
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _load(preload: bytes, modules: list[str]) -> None:
@@ -246,22 +337,26 @@ def _load(preload: bytes, modules: list[str]) -> None:
         return
 
 
-def _exec_worker(argv: list[str], channel_fd: int, journal_fd: int) -> None:
-    for fd in (channel_fd, journal_fd):
+def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:
+    for fd in fds:
         os.set_inheritable(fd, True)
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
-        f"from objproxy._worker.loop import run_worker; run_worker({channel_fd}, {journal_fd})"
+        f"from objproxy._worker.loop import run_worker; run_worker(*{fds!r})"
     )
     os.execv(argv[0], [*argv, "-c", code])
 
 
-def run_nursery(control_fd: int, owner_pid: int) -> None:
+def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
     status = 1
     try:
         with socket.socket(fileno=control_fd) as control:
-            Nursery(control, owner_pid).serve()
+            nursery = kind(control, owner_pid)
+            try:
+                nursery.serve()
+            finally:  # also after a defect: what was started here does not stay
+                nursery.end_all()
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -271,12 +366,11 @@ def run_nursery(control_fd: int, owner_pid: int) -> None:
 
 def run_root(control_fd: int, owner_pid: int) -> None:
     """Be the root nursery of a program. Never returns."""
-    import cloudpickle  # noqa: F401 - loaded once here, so that no worker pays for it
-
+    gc.disable()  # what is loaded here stays
     import objproxy._worker.logs
     import objproxy._worker.loop  # noqa: F401
 
     # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
-    gc.collect()
     gc.freeze()
-    run_nursery(control_fd, owner_pid)
+    gc.enable()
+    run_nursery(control_fd, owner_pid, Root)

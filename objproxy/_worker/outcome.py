@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from objproxy._worker.wire import dumps
-from objproxy.errors import RemoteError, RemoteTraceback
+from objproxy.errors import RemoteError, RemoteTraceback, ResultPickleError, SharedMemoryFullError
 
 
 class Failure:
@@ -91,6 +91,13 @@ def with_worker_trace(error: BaseException) -> BaseException:
     if not isinstance(error.__cause__, RemoteTraceback):
         error.__cause__ = RemoteTraceback(format_error(error))
     return error.with_traceback(None)
+
+
+def explain_result(error: BaseException, worker_id: int, method: str, value: Any) -> BaseException:
+    """Return the error of a result that could not be sent."""
+    if isinstance(error, SharedMemoryFullError):
+        return error
+    return ResultPickleError(worker_id, method, type_name(value), str(error))
 
 
 def type_name(value: Any) -> str:

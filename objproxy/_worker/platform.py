@@ -1,7 +1,7 @@
-"""The seam for what only some systems have: a signal when the parent dies, and descriptors that stand for processes.
+"""The seam for what only some systems have: a signal when the parent dies, descriptors for processes, memory figures.
 
-Linux has both. Elsewhere, or with OBJPROXY_PORTABLE=1 in the environment (so that it is tested here too), the portable way is
-used: the end of a channel, and asking once a second whether the owner is still there.
+Linux has all of them. Elsewhere, or with OBJPROXY_PORTABLE=1 in the environment (so that it is tested here too), the portable
+way is used: the end of a channel, and asking once a second whether the owner is still there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import sys
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+
+#: The C library, opened once for all the processes that are forked from this one.
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def has_linux_means() -> bool:
@@ -28,8 +31,7 @@ def die_with_parent(parent_pid: int) -> None:
     if not has_linux_means():
         return
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # The parent may have died before the request was in force; then nobody will ever send the signal.
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -95,4 +97,31 @@ def resident_bytes(pid: int | None = None) -> int | None:
         with open(f"/proc/{pid or 'self'}/statm", "rb") as statm:
             return int(statm.read().split()[1]) * _PAGE_SIZE
     except (OSError, IndexError):
+        return None
+
+
+def available_bytes() -> int | None:
+    """Return the memory that is left, by the figures of the system and of this control group; None if nobody can tell."""
+    try:
+        with open("/proc/meminfo", "rb") as meminfo:
+            fields = dict(line.split(b":") for line in meminfo)
+        available = int(fields[b"MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+    group = _free_in_control_group()
+    return available if group is None else min(available, group)
+
+
+def _free_in_control_group() -> int | None:
+    """Return what the control group (version 2) of this process has left; files that it has cached count as free."""
+    try:
+        with open("/proc/self/cgroup") as groups:
+            path = next(line.strip().partition("::")[2] for line in groups if line.startswith("0::"))
+        folder = f"/sys/fs/cgroup{path}"
+        with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as current:
+            left = int(limit.read()) - int(current.read())  # ValueError if the limit is "max"
+        with open(f"{folder}/memory.stat") as stat:
+            cached = next(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+        return max(0, left + cached)
+    except (OSError, ValueError, StopIteration):
         return None

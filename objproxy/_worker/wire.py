@@ -12,11 +12,12 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # Kinds of frames. From the parent:
-BOOT, CALL, STOP = 1, 2, 3
-# From the worker:
+BOOT, CALL, STOP, PARTS, OPEN, CARGO = 1, 2, 3, 4, 5, 6
+# From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN = 11, 12, 13, 14, 15, 16
 
 #: Kind of a frame and the number of bytes that follow.
@@ -35,11 +36,11 @@ REPLY_HEAD = struct.Struct("<Q?Q")
 SEGMENT_HEAD = struct.Struct("<BQQ")
 
 # Lanes: how the results of consecutive items are written.
-INTS, FLOATS, NONES, PICKLES, ERRORS = 1, 2, 3, 4, 5
+INTS, FLOATS, NONES, PICKLES, ERRORS, PARCEL = 1, 2, 3, 4, 5, 6
 
 #: Seconds that a reader looks again before it sleeps. Waking a sleeping process costs 15 to 20 us a side on a virtual
 #: machine, so a ping-pong of small calls is four times faster this way (`python -m benchmarks round_trip`).
-SPIN_SECONDS = 60e-6
+SPIN_SECONDS = 120e-6
 
 #: Bytes that one read may bring. Room for more would have to be touched when a worker starts.
 READ_SIZE = 1 << 16
@@ -48,7 +49,7 @@ READ_SIZE = 1 << 16
 class Operation(NamedTuple):
     """What a worker shall do with its object; pickled once, in the caller."""
 
-    verb: str  # "call", "map", "get", "set", "next", "drop", "snapshot"
+    verb: str  # "call", "map", "get", "set", "next", "drop", "forget", "snapshot"
     name: str  # method or attribute
     args: Any  # positional arguments; for "map" one column (sequence of values) for each argument
     kwargs: Any  # keyword arguments; for "map" the names of the last columns
@@ -80,7 +81,7 @@ def _dumps_by_value(value: Any) -> bytes:
 
 
 def frame(kind: int, *parts: bytes | bytearray | memoryview) -> bytes:
-    """Join `parts` into one frame."""
+    """Join pieces into one frame."""
     return b"".join((HEADER.pack(kind, sum(map(len, parts))), *parts))
 
 
@@ -164,10 +165,14 @@ class WorkerChannel:
         self._lock = lock
         self._reader = FrameReader(self._sock)
         self._ready: list[tuple[int, bytes]] = []
+        self.on_idle: Callable[[], float | None] = lambda: None  # called while nothing comes; returns when to call it again
 
     def send(self, kind: int, *parts: bytes) -> None:
-        """Write one frame, whole, however long the parent takes to read it."""
-        data = frame(kind, *parts)
+        """Write one frame."""
+        self.write(frame(kind, *parts))
+
+    def write(self, data: bytes) -> None:
+        """Write frames, whole, however long the parent takes to read them."""
         with self._lock:
             try:
                 sent = os.write(self._fd, data)
@@ -208,12 +213,13 @@ class WorkerChannel:
                 self._ready += self._reader.read()
             except BlockingIOError:
                 continue
-        if not self._ready:
-            wait_for_descriptor(self._fd)
+        while not self._ready:
+            if wait_for_descriptor(self._fd, seconds=self.on_idle()):
+                return
 
 
-def wait_for_descriptor(fd: int, *, for_writing: bool = False) -> None:
-    """Sleep until `fd` can be read (or written), or its other side is gone."""
+def wait_for_descriptor(fd: int, *, for_writing: bool = False, seconds: float | None = None) -> bool:
+    """Sleep until `fd` can be read (or written), or its other side is gone; False if the time has passed first."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT if for_writing else select.POLLIN)
-    poll.poll()
+    return bool(poll.poll(None if seconds is None else 1000 * seconds))

@@ -1,15 +1,31 @@
-"""Back ends: how workers are started, spoken to and ended. The seam is in ``base``."""
+"""Back ends: how workers are started, spoken to and ended. The seam is in ``base``.
+
+Importing this package loads only what starts the root nursery: a program's first pool starts it before everything else, and
+what the pool is made of is loaded meanwhile. Each name loads what it needs when it is first used (PEP 562).
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from objproxy.backends.base import Backend, Capabilities, PoolContext, Recipe, WorkerInfo
-from objproxy.backends.process import ProcessBackend
-from objproxy.backends.serial import SerialBackend
-from objproxy.backends.thread import ThreadBackend
-from objproxy.errors import NotSupportedError
+from objproxy.backends import nurseries
+
+if TYPE_CHECKING:
+    from objproxy.backends.base import Backend, Capabilities, PoolContext, Recipe, WorkerInfo
+    from objproxy.backends.choice import resolve
+    from objproxy.backends.process import ProcessBackend
+    from objproxy.backends.serial import SerialBackend
+    from objproxy.backends.thread import ThreadBackend
+
+_HOMES = {
+    **dict.fromkeys(("Backend", "Capabilities", "PoolContext", "Recipe", "WorkerInfo"), "objproxy.backends.base"),
+    "ProcessBackend": "objproxy.backends.process",
+    "SerialBackend": "objproxy.backends.serial",
+    "ThreadBackend": "objproxy.backends.thread",
+    "resolve": "objproxy.backends.choice",
+}
 
 __all__ = [
     "Backend",
@@ -23,37 +39,24 @@ __all__ = [
     "resolve",
 ]
 
-_BY_NAME: dict[str, type] = {"process": ProcessBackend, "serial": SerialBackend, "thread": ThreadBackend}
-_PLANNED = ("dask", "ray")
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'objproxy.backends' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
 
 
-def resolve(backend: Any, *, separate_processes: bool = True) -> Backend:
-    """Return the back end that ``backend=`` stands for.
+def chosen_name(backend: Any, *, separate_processes: bool) -> Any:
+    """Return ``backend=``, or the name that stands for None: the variable OBJPROXY_BACKEND, else "process" or "thread"."""
+    if backend is not None:
+        return backend
+    return os.environ.get("OBJPROXY_BACKEND") or ("process" if separate_processes else "thread")
 
-    Parameters
-    ----------
-    backend : str, object or None
-        A name; an object with the methods of `Backend`; None for the environment variable OBJPROXY_BACKEND, else "process".
-    separate_processes : bool
-        False stands for "thread" where no back end is named.
 
-    Raises
-    ------
-    ValueError
-        An unknown name.
-    NotSupportedError
-        A back end that does not exist yet.
-    """
-    if backend is None:
-        backend = os.environ.get("OBJPROXY_BACKEND") or ("process" if separate_processes else "thread")
-    if not isinstance(backend, str):
-        if not hasattr(backend, "capabilities") or not hasattr(backend, "wait"):
-            raise TypeError(f"backend={backend!r}: expected a name, or an object with the methods of objproxy.backends.Backend")
-        found: Backend = backend
-        return found
-    if backend in _PLANNED:
-        raise NotSupportedError(f"backend={backend!r} is not there yet; there are {', '.join(map(repr, _BY_NAME))}")
-    if backend not in _BY_NAME:
-        raise ValueError(f"backend={backend!r}: expected one of {', '.join(map(repr, _BY_NAME))}, or a back end object")
-    made: Backend = _BY_NAME[backend]()
-    return made
+def warm_up(backend: Any, *, separate_processes: bool, start_method: str | None) -> None:
+    """Start what workers with these options will come from, if it takes long, without waiting for it."""
+    if start_method != "fork" and chosen_name(backend, separate_processes=separate_processes) == "process":
+        nurseries.warm_up()

@@ -51,6 +51,10 @@ class Recipe(Protocol):
         """Return what the worker needs to come up (`objproxy._worker.boot.Boot`)."""
         ...
 
+    def cargo(self, worker_id: int, generation: int) -> Sequence[Any]:
+        """Return what follows it, packed: arguments or snapshot, operations to carry out again."""
+        ...
+
     def device(self, worker_id: int) -> Any:
         """Return the device of a worker; None for a CPU worker."""
         ...
@@ -90,6 +94,10 @@ class PoolContext:
         Variables for every worker; None removes one.
     init_timeout : float or None
         Seconds for a constructor.
+    shared_memory_limit : int or None
+        Most bytes that the arguments on their way may hold, and the results of any one worker.
+    on_forget : callable
+        To be called with (worker_id, key) when a shared object was closed that the worker has open; it may be called anywhere.
     """
 
     recipe: Recipe
@@ -100,6 +108,8 @@ class PoolContext:
     modules: tuple[str, ...] = ()
     environ: dict[str, str | None] = dataclasses.field(default_factory=dict)
     init_timeout: float | None = None
+    shared_memory_limit: int | None = None
+    on_forget: Callable[[int, int], None] = lambda _worker_id, _key: None
 
 
 class Backend(Protocol):
@@ -122,6 +132,10 @@ class Backend(Protocol):
 
     def encode(self, operation: Operation) -> Any:
         """Return `operation` in the form in which it travels; called in the caller's thread, before a worker is chosen."""
+        ...
+
+    def pack(self, value: Any) -> Any:
+        """Return a value (arguments of a constructor) in the form in which it travels."""
         ...
 
     def start(self, worker_id: int, generation: int) -> None:

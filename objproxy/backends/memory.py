@@ -12,6 +12,7 @@ from objproxy._worker.context import Worker
 from objproxy._worker.inprocess import InProcessWorker, make_host
 from objproxy._worker.logs import tag_records
 from objproxy._worker.outcome import with_worker_trace
+from objproxy._worker.parcel import resolve, resolvers
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
 from objproxy.errors import WorkerInitError
@@ -86,6 +87,13 @@ def init_failed(worker_id: int, generation: int, error: BaseException, device: s
     return m.InitFailed(worker_id, generation, init_error), m.Died(worker_id, generation, exitcode=1)
 
 
-def encode_by_reference(operation: Operation) -> Any:
-    """Pass the operation as it is."""
-    return operation
+class ByReference:
+    """How values travel where nothing is copied."""
+
+    def encode(self, operation: Operation) -> Operation:
+        """Pass the arguments as they are; what is shared, as what it stands for."""
+        return operation._replace(args=resolve(operation.args), kwargs=resolve(operation.kwargs)) if resolvers else operation
+
+    def pack(self, value: Any) -> Any:
+        """Pass a value as it is."""
+        return resolve(value)

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import Any
 
+from objproxy._worker import segments
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 
 #: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
@@ -40,6 +41,8 @@ class PoolNursery:
 
     def __init__(self, control: socket.socket, pid: int | None) -> None:
         self._control = control
+        # The leader kills a worker whose channel has ended while another thread, which closes the pool, ends its neighbours.
+        self._send_lock = threading.Lock()
         self._pid = pid
         self._root_pid: int | None = None  # its process, where it is a child of the root; it tells when it is born
         self._is_doomed = False
@@ -65,9 +68,9 @@ class PoolNursery:
             raise NurseryLostError("the process that starts the workers is gone")
         return received[0]
 
-    def start_worker(self, worker_id: int, generation: int, channel_fd: int, journal_fd: int) -> None:
-        """Ask for a worker; its start and its end will be messages."""
-        self._send(("start", worker_id, generation), (channel_fd, journal_fd))
+    def start_worker(self, worker_id: int, generation: int, fds: tuple[int, ...]) -> None:
+        """Ask for a worker with these descriptors; its start and its end will be messages."""
+        self._send(("start", worker_id, generation), fds)
 
     def signal_worker(self, worker_id: int, generation: int, number: int) -> None:
         """Send a signal to a worker and what it started; nothing happens if it has ended."""
@@ -76,7 +79,8 @@ class PoolNursery:
 
     def _send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
         try:
-            send_message(self._control, message, fds)
+            with self._send_lock:
+                send_message(self._control, message, fds)
         except OSError as exc:
             raise NurseryLostError("the process that starts the workers is gone") from exc
 
@@ -145,7 +149,11 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
             stream.flush()  # what stands in the buffer would be written once more by every worker
-    pid = os.fork()  # the hooks below close every other pool's descriptors in the child
+    segments.is_forking_own_child = True
+    try:
+        pid = os.fork()  # the hooks below close every other pool's descriptors in the child
+    finally:
+        segments.is_forking_own_child = False
     if not pid:
         atexit._clear()  # the program's own exit functions are not the workers'
         ours.close()
@@ -162,6 +170,7 @@ class _Root:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._entrusted = ""
 
     def ask_for_nursery(self, theirs: socket.socket) -> None:
         """Have a nursery forked that serves `theirs`."""
@@ -184,6 +193,15 @@ class _Root:
         assert self._control is not None
         send_message(self._control, ("nursery",), (theirs.fileno(),))
 
+    def entrust(self, prefix: str) -> None:
+        """Have the files whose names begin so removed when this program has ended."""
+        with self._lock:
+            self._entrusted = prefix
+            if self._control is None:
+                self._start()
+            else:
+                send_message(self._control, ("entrust", prefix))
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         ours.settimeout(_ROOT_SECONDS)
@@ -196,6 +214,8 @@ class _Root:
                 [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
             )
         self._control = ours
+        if self._entrusted:
+            send_message(ours, ("entrust", self._entrusted))
 
     def kill_nursery(self, pid: int) -> None:
         """Have a nursery killed."""
@@ -218,12 +238,18 @@ class _Root:
         if self._process is not None:
             self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
         self._control = self._process = None
+        self._entrusted = ""
         self._lock = threading.Lock()
 
 
 def warm_up() -> None:
     """See that the root is there, or on its way, when it is needed."""
     _root.warm_up()
+
+
+def entrust(prefix: str) -> None:
+    """See that files whose names begin so are removed when this program has ended, however it ends."""
+    _root.entrust(prefix)
 
 
 def interpreter() -> list[str]:

@@ -21,6 +21,7 @@ may hold the channel open, and a worker may close it by mistake; such a worker i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -35,11 +36,14 @@ from typing import Any
 from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
 from objproxy._worker import wire
+from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
 from objproxy._worker.outcome import decode_error
+from objproxy._worker.parcel import Parcel, pack, pack_operation
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
+from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import decode_segments
 from objproxy.errors import WorkerInitError
@@ -55,7 +59,7 @@ class _Link:
         "info",
         "is_ended",
         "journal",
-        "method",
+        "lane",
         "outgoing",
         "pid",
         "reader",
@@ -73,6 +77,7 @@ class _Link:
         sock: socket.socket,
         reader: wire.FrameReader,
         journal: journals.Journal,
+        lane: Lane,
         now: float,
     ) -> None:
         self.worker_id = worker_id
@@ -80,6 +85,7 @@ class _Link:
         self.sock = sock
         self.fd = sock.fileno()
         self.journal = journal
+        self.lane = lane
         self.reader = reader
         self.outgoing: deque[memoryview] = deque()  # what the channel had no room for
         self.sent: deque[tuple[int, str]] = deque()  # batches not answered in full: (seq, method)
@@ -102,6 +108,8 @@ class ProcessBackend:
         self._nursery: PoolNursery | None = None
         self._links: dict[int, _Link] = {}
         self._by_fd: dict[int, _Link] = {}
+        self._plane = program_plane()
+        self._arena: Arena | None = None  # for arguments on their way
         self._events: list[m.Event] = []
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._poller = Poller()
@@ -117,6 +125,9 @@ class ProcessBackend:
         self._recipe = context.recipe
         self._on_progress = context.on_progress
         self._on_log = context.on_log
+        self._on_forget = context.on_forget
+        self._shared_memory_limit = context.shared_memory_limit
+        self._arena = self._plane.open_arena(context.shared_memory_limit)
         start_method = context.start_method or START_METHODS[0]
         self._settings = {
             "start_method": start_method,
@@ -136,28 +147,55 @@ class ProcessBackend:
     #: Return the monotonic time.
     now = staticmethod(time.monotonic)
 
-    def encode(self, operation: Operation) -> bytes:
+    def encode(self, operation: Operation) -> bytes | Parcel:
         """Pickle, here and now."""
-        return wire.dumps(tuple(operation))
+        return pack_operation(operation, self._arena)
+
+    def pack(self, value: Any) -> bytes | Parcel:
+        """Pickle a value."""
+        return pack(value, self._arena)
 
     def start(self, worker_id: int, generation: int) -> None:
         """Ask the nursery for a worker and send it what it needs to come up."""
         nursery = self._nursery or self._open_nursery()
         ours, theirs = socket.socketpair()
-        journal_fd = journals.create()
-        try:
-            ours.setblocking(False)
-            reader = wire.FrameReader(ours, self._space)
-            link = _Link(worker_id, generation, ours, reader, journals.Journal(journal_fd), self.now())
-            nursery.start_worker(worker_id, generation, theirs.fileno(), journal_fd)
-        except NurseryLostError:
-            pass  # its end is in the poller, and will be told as the end of every worker
-        finally:
-            theirs.close()
-            os.close(journal_fd)
+        with theirs:
+            try:
+                link, journal_fd = self._make_link(worker_id, generation, ours)
+            except BaseException:  # no descriptors are left, perhaps
+                ours.close()
+                raise
+            inherited = (theirs.fileno(), journal_fd, self._plane.segments.fd)
+            try:
+                nursery.start_worker(worker_id, generation, tuple(fd for fd in inherited if fd is not None))
+            except NurseryLostError:
+                pass  # its end is in the poller, and will be told as the end of every worker
+            finally:
+                os.close(journal_fd)
         self._links[worker_id] = self._by_fd[link.fd] = link
         self._poller.add(link.fd)
-        self._write(link, wire.frame(wire.BOOT, pickle.dumps(self._recipe.boot(worker_id, generation), 5)))
+        self._boot(link)
+
+    def _make_link(self, worker_id: int, generation: int, ours: socket.socket) -> tuple[_Link, int]:
+        """Return the parent's end of a new worker, and the descriptor of its journal."""
+        ours.setblocking(False)
+        reader = wire.FrameReader(ours, self._space)
+        lane = Lane(self._plane, functools.partial(self._on_forget, worker_id))
+        journal_fd = journals.create()
+        return _Link(worker_id, generation, ours, reader, journals.Journal(journal_fd), lane, self.now()), journal_fd
+
+    def _boot(self, link: _Link) -> None:
+        """Send what a worker needs to come up."""
+        cargo = self._recipe.cargo(link.worker_id, link.generation)
+        boot = self._recipe.boot(link.worker_id, link.generation)._replace(
+            n_replays=len(cargo) - 1,
+            segments_prefix=self._plane.segments.prefix,
+            segments_base=link.lane.base,
+            shared_memory_limit=self._shared_memory_limit,
+        )
+        self._write(link, wire.frame(wire.BOOT, pickle.dumps(boot, 5)))
+        for packed in cargo:
+            self._write_packed(link, wire.CARGO, b"", packed)
 
     def _open_nursery(self) -> PoolNursery:
         preload = self._preload() if self._settings["start_method"] == "forkserver" else None
@@ -170,10 +208,16 @@ class ProcessBackend:
         link = self._links.get(worker_id)
         if link is None:
             return  # dead: its last reply, which has led here, and its end were found together, and the end comes next
-        rules, data = batch.rules, batch.payload.data
+        rules = batch.rules
         head = wire.CALL_HEAD.pack(batch.seq, rules.call_number, batch.start, batch.count)
         link.sent.append((batch.seq, rules.method))
-        self._write(link, wire.frame(wire.CALL, head, data))
+        self._write_packed(link, wire.CALL, head, batch.payload.data)
+
+    def _write_packed(self, link: _Link, kind: int, head: bytes, data: bytes | Parcel) -> None:
+        if isinstance(data, Parcel):
+            self._write(link, link.lane.announce(data) + wire.frame(kind, head, data.stream))
+        else:
+            self._write(link, wire.frame(kind, head, data))
 
     def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
         """Ask a worker to end, or have it killed."""
@@ -231,7 +275,11 @@ class ProcessBackend:
         _open_backends.discard(self)
         if self._nursery is not None:
             self._nursery.close()
+        for link in self._links.values():  # none, but for those that the kernel could not end
+            link.lane.end(is_certain=False)
         self._close_descriptors()
+        if self._arena is not None:
+            self._plane.close_arena(self._arena)
 
     def abandon(self) -> None:
         """Close what a forked child has inherited."""
@@ -332,6 +380,8 @@ class ProcessBackend:
             self._events.append(m.InitFailed(link.worker_id, link.generation, self._init_error(link, body)))
         elif kind == wire.OUTGROWN:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
+        elif kind == wire.PARTS:
+            link.lane.expect(body)
         elif kind == wire.LOG:
             self._on_log(pickle.loads(body))
         elif kind == wire.PROGRESS:
@@ -342,7 +392,7 @@ class ProcessBackend:
     def _handle_reply(self, link: _Link, body: bytes) -> None:
         seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
         method = link.sent[0][1]
-        outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method)
+        outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method, link.lane.unpack)
         if is_last:
             link.sent.popleft()
             link.received = 0
@@ -390,9 +440,9 @@ class ProcessBackend:
         nursery.close()
         for link in list(self._links.values()):
             link.detail = "The process that loads its class and watches over it has ended"
-            self._bury(link, -signal.SIGKILL)
+            self._bury(link, -signal.SIGKILL, is_reaped=False)
 
-    def _bury(self, link: _Link, exitcode: int) -> None:
+    def _bury(self, link: _Link, exitcode: int, *, is_reaped: bool = True) -> None:
         """Read what is left of a dead worker."""
         while not link.is_ended and self._read(link):
             pass
@@ -403,6 +453,7 @@ class ProcessBackend:
         del self._links[link.worker_id], self._by_fd[link.fd]
         link.sock.close()
         link.journal.close()
+        link.lane.end(is_certain=is_reaped)
 
     def _autopsy(self, link: _Link, exitcode: int) -> m.Died:
         died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=link.detail)

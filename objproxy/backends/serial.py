@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from objproxy._engine import messages as m
-from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
-from objproxy.backends.memory import MemoryWorker, encode_by_reference
+from objproxy.backends.memory import ByReference, MemoryWorker
 
 
-class SerialBackend:
+class SerialBackend(ByReference):
     """Runs every worker in the thread that waits."""
 
     name = "serial"
@@ -35,10 +33,6 @@ class SerialBackend:
     def now(self) -> float:
         """Return the monotonic time."""
         return time.monotonic()
-
-    def encode(self, operation: Operation) -> Any:
-        """Pass by reference."""
-        return encode_by_reference(operation)
 
     def start(self, worker_id: int, generation: int) -> None:
         """Note that an object has to be built."""

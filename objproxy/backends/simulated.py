@@ -23,7 +23,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch, Failure
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
-from objproxy.backends.memory import MemoryWorker
+from objproxy.backends.memory import ByReference, MemoryWorker
 from objproxy.errors import WorkerInitError
 
 _NEVER = float("inf")
@@ -135,7 +135,7 @@ class _Worker:
         self.is_killed = False
 
 
-class SimulatedBackend:
+class SimulatedBackend(ByReference):
     """Plays workers in virtual time.
 
     Parameters
@@ -192,10 +192,6 @@ class SimulatedBackend:
     def now(self) -> float:
         """Return the virtual time."""
         return self._time
-
-    def encode(self, operation: Operation) -> Any:
-        """Pass by reference."""
-        return operation
 
     def start(self, worker_id: int, generation: int) -> None:
         """Let a constructor begin."""

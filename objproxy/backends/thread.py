@@ -10,15 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from objproxy._engine import messages as m
-from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
-from objproxy.backends.memory import MemoryWorker, encode_by_reference
+from objproxy.backends.memory import ByReference, MemoryWorker
 
 
-class ThreadBackend:
+class ThreadBackend(ByReference):
     """Runs each worker in a thread of the calling process."""
 
     name = "thread"
@@ -36,10 +34,6 @@ class ThreadBackend:
     def now(self) -> float:
         """Return the monotonic time."""
         return time.monotonic()
-
-    def encode(self, operation: Operation) -> Any:
-        """Pass by reference."""
-        return encode_by_reference(operation)
 
     def start(self, worker_id: int, generation: int) -> None:
         """Start a thread."""

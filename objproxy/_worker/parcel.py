@@ -1,0 +1,369 @@
+"""Parcels: a pickle with its large buffers beside it, in shared memory.
+
+::
+
+    value ── pickle, protocol 5 ──> stream (small)  +  buffers (large: arrays, bytes)
+                                      |                   | copied once, into segments of the arena
+                                      v                   v
+                                    frame  <── parts: where each buffer is
+                                      |                   | mapped, copy-on-write; or read, if it is small
+    equal value <── unpickle ─────────+───────────────────+
+
+What has no large buffer is plain bytes: most messages never come here, but for one comparison.
+
+Objects with buffers (NumPy, pandas, Arrow) give them out of band. ``bytes``, ``bytearray`` and ``str`` do not, but a pickler
+that writes to a file hands large ones over as they are, without copying them first. So the pickler here writes to a list.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+import operator
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from objproxy._worker.arena import Arena, Extent
+from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
+from objproxy._worker.segments import Mapping
+from objproxy._worker.wire import Operation
+from objproxy.errors import SharedMemoryFullError
+
+#: A larger buffer leaves the pickle (`python -m benchmarks argument_sizes`).
+INLINE_MAX = 96 << 10
+
+#: A piece of a pickle that is larger was one object: picklers write frames of 64 KiB and little more.
+_ONE_OBJECT = 1 << 17
+
+#: More buffers than this stay in the pickle: each has a slot in a table.
+_MAX_BUFFERS = 4096
+
+#: Of these, if they are small, there is nothing to take care of.
+_PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes})
+
+
+class Parcel:
+    """A pickle, and what lies beside it.
+
+    Attributes
+    ----------
+    stream : bytes
+        The pickle, without its large buffers.
+    pieces : list of (Extent, int)
+        The segments with the buffers, and the position of each.
+    shared : tuple
+        Objects that are shared, not copied, and that the receiver must have opened.
+    """
+
+    __slots__ = ("pieces", "shared", "stream")
+
+    def __init__(self, stream: bytes, pieces: list[tuple[Extent, int]], shared: tuple[Any, ...] = ()) -> None:
+        self.stream = stream
+        self.pieces = pieces
+        self.shared = shared
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def lend(self, table: LoanTable) -> list[Part]:
+        """Lend every segment; return what the receiver has to know."""
+        must_copy = table.is_crowded
+        return [
+            Part(extent.block.offset, extent.nbytes, position, extent.lend(table), must_copy)
+            for extent, position in self.pieces
+        ]
+
+
+class Packing(NamedTuple):
+    """What is asked and noted while one value is pickled.
+
+    Attributes
+    ----------
+    shared : list
+        Shared objects that were met.
+    is_frozen : bool
+        Whether arrays shall arrive read-only.
+    """
+
+    shared: list[Any]
+    is_frozen: bool
+
+
+Reducer = Callable[[Any, Packing], Any]
+
+#: How to pickle what is shared, and not copied: by exact type.
+reducers: dict[type, Reducer] = {}
+
+#: What may hold shared objects that are to be found.
+_CONTAINERS = frozenset({list, tuple, dict})
+
+#: What stands for such an object where nothing is pickled, by exact type.
+resolvers: dict[type, Callable[[Any], Any]] = {}
+
+
+def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
+    """Return `value` as the methods of an object in this process get it: what is shared, at any depth, as what it stands for.
+
+    Lists, tuples and dicts that hold something shared are copied; everything else is passed on as it is. `within` are the
+    containers around the value: one that holds itself is not looked into again.
+    """
+    kind = type(value)
+    if kind in resolvers:
+        return resolvers[kind](value)
+    if not resolvers or kind not in _CONTAINERS or id(value) in within:
+        return value
+    within = (*within, id(value))
+    if kind is dict:
+        values = {key: resolve(part, within=within) for key, part in value.items()}
+        return value if all(values[key] is part for key, part in value.items()) else values
+    parts = [resolve(part, within=within) for part in value]
+    return value if all(map(operator.is_, parts, value)) else kind(parts)
+
+
+def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes | Parcel:
+    """Pickle `value`, with its large buffers beside it; what lives in ``__main__``, and what has no name anywhere, by value.
+
+    Parameters
+    ----------
+    value : object
+        What is to travel.
+    arena : Arena or None
+        Where large buffers go; None keeps everything in the pickle.
+    is_frozen : bool
+        Whether arrays shall arrive read-only.
+
+    Raises
+    ------
+    SharedMemoryFullError
+        There is no memory for the large buffers.
+    Exception
+        Whatever the value's own pickling raises.
+    """
+    try:
+        packed = _pack(value, arena, is_frozen, by_value=False)
+    except SharedMemoryFullError:
+        raise
+    except Exception:
+        packed = None
+    return _pack(value, arena, is_frozen, by_value=True) if packed is None else packed  # type: ignore[return-value]
+
+
+def pack_result(value: Any, arena: Arena) -> bytes | Parcel:
+    """Pickle a result; numbers and short text need no care."""
+    if type(value) in _PLAIN and sys.getsizeof(value) < INLINE_MAX:
+        return pickle.dumps(value, 5)
+    return pack(value, arena)
+
+
+def pack_operation(operation: Operation, arena: Arena | None) -> bytes | Parcel:
+    """Pickle the arguments of a call; numbers and short text, which need no care, are most of them."""
+    args = operation.args
+    if not operation.kwargs and _PLAIN.issuperset(map(type, args)) and sum(map(sys.getsizeof, args)) < INLINE_MAX:
+        return pickle.dumps(tuple(operation), 5)
+    return pack(tuple(operation), arena)
+
+
+class _Sink:
+    """A file whose `write` is that of a list."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[Any], Any]) -> None:
+        self.write = write
+
+
+def _pack(value: Any, arena: Arena | None, is_frozen: bool, *, by_value: bool) -> bytes | Parcel | None:
+    """Pickle in one of the two ways; None if `value` has to go by value and shall not."""
+    written: list[Any] = []
+    buffers: list[memoryview] = []
+    packing = Packing([], is_frozen)
+
+    def is_small(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if arena is None or raw.nbytes <= INLINE_MAX or len(buffers) == _MAX_BUFFERS:
+            return True
+        buffers.append(raw)
+        return False
+
+    make = _by_value_pickler if by_value else _by_name_pickler
+    make(_Sink(written.append), is_small, packing).dump(value)
+    if arena is None:
+        stream = b"".join(written)
+        large: list[tuple[Any, int]] = []
+    else:
+        stream, large = _split(written)
+    if not by_value and b"__main__" in stream:
+        return None
+    if arena is None or not (buffers or large or packing.shared or len(stream) > INLINE_MAX):
+        return stream
+    return _make_parcel(stream, large, buffers, packing.shared, arena)
+
+
+def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
+    """Return the pickler's own words, and the bytes of large single objects with their positions in them."""
+    if len(written) == 1:
+        return written[0], []
+    words: list[Any] = []
+    large: list[tuple[Any, int]] = []
+    position = 0
+    for piece in written:
+        nbytes = memoryview(piece).nbytes
+        if nbytes > _ONE_OBJECT and len(large) < _MAX_BUFFERS:
+            large.append((piece, position))
+        else:
+            words.append(piece)
+            position += nbytes
+    return b"".join(words), large
+
+
+def _make_parcel(
+    stream: bytes, large: list[tuple[Any, int]], buffers: list[memoryview], shared: list[Any], arena: Arena
+) -> Parcel:
+    """Copy everything large into segments."""
+    pieces = [_fill(arena, raw, BESIDE) for raw in buffers]
+    pieces += [_fill(arena, piece, position) for piece, position in large]
+    if len(stream) > INLINE_MAX and not large:
+        pieces.append(_fill(arena, stream, WHOLE))
+        stream = b""
+    return Parcel(stream, pieces, tuple(shared))
+
+
+def _fill(arena: Arena, data: Any, position: int) -> tuple[Extent, int]:
+    extent = arena.take(memoryview(data).nbytes)
+    extent.write(data)
+    return extent, position
+
+
+def _by_name_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Packing) -> Any:
+    pickler = pickle.Pickler(sink, 5, buffer_callback=is_small)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **_special(packing)}
+    return pickler
+
+
+def _by_value_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Packing) -> Any:
+    import cloudpickle
+
+    pickler = cloudpickle.Pickler(sink, 5, buffer_callback=is_small)
+    # The class has a table too, which would hide one that is set in the usual way.
+    vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(_special(packing)))
+    return pickler
+
+
+def _special(packing: Packing) -> dict[type, Callable[[Any], Any]]:
+    """Return how what is not pickled in its own way is pickled."""
+    special: dict[type, Callable[[Any], Any]] = {}
+    for kind, reducer in reducers.items():  # none before the first shared object is made
+        special[kind] = functools.partial(_reduce_with, reducer, packing)
+    array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if array_type is not None:
+        special[array_type] = _freeze_array if packing.is_frozen else _reduce_array
+    return special
+
+
+def _reduce_with(reducer: Reducer, packing: Packing, value: Any) -> Any:
+    return reducer(value, packing)
+
+
+def _reduce_array(array: Any) -> Any:
+    """Pickle an array so that it arrives writable and in its own byte order, which NumPy's way does not always see to."""
+    flags = array.flags
+    if flags.writeable and (flags.c_contiguous or flags.f_contiguous) and array.dtype.isnative:
+        return array.__reduce_ex__(5)
+    return _freeze_array(array, is_frozen=False)
+
+
+def _freeze_array(array: Any, is_frozen: bool = True) -> Any:
+    """Pickle an array so that it arrives read-only."""
+    dtype = array.dtype
+    if dtype.hasobject or not dtype.itemsize:
+        return array.__reduce_ex__(5)
+    flags = array.flags
+    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+    raw = array.ravel(order).view("u1")  # bytes: dates, for instance, have no buffer of their own
+    return _rebuild_array, (pickle.PickleBuffer(raw), dtype, array.shape, order, is_frozen)
+
+
+def _rebuild_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, is_frozen: bool) -> Any:
+    import numpy as np
+
+    view = memoryview(buffer)
+    if is_frozen:
+        buffer = view.toreadonly()
+    elif view.readonly:
+        # The pickle says that nobody may write the buffer. But this copy of it belongs to whoever gets it.
+        buffer = view.obj if isinstance(view.obj, (bytearray, Mapping)) else bytearray(view)
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+def unpack(stream: Any, parts: Sequence[Part], borrower: Borrower | None) -> Any:
+    """Rebuild what `pack` was given.
+
+    Parameters
+    ----------
+    stream : bytes-like
+        The pickle.
+    parts : sequence of Part
+        What was told of its buffers.
+    borrower : Borrower or None
+        Opens them.
+    """
+    if not parts:
+        return pickle.loads(stream)
+    assert borrower is not None
+    buffers: list[Any] = []
+    pieces: list[Part] = []
+    unopened = list(reversed(parts))
+    try:
+        while unopened:
+            part = unopened.pop()
+            if part.position == BESIDE:
+                buffers.append(borrower.open(part))
+            elif part.position == WHOLE:
+                stream = borrower.open(part)
+            else:
+                pieces.append(part)
+        if not pieces:
+            return pickle.loads(stream, buffers=buffers)
+        return pickle.Unpickler(_PiecedStream(stream, pieces, borrower), buffers=buffers).load()
+    finally:
+        for part in (*unopened, *pieces):  # what was read has left `pieces`
+            borrower.give_back(part.slot)
+
+
+class _PiecedStream(io.RawIOBase):
+    """A pickle whose large pieces lie in segments.
+
+    Parameters
+    ----------
+    stream : bytes
+        The small pieces, joined.
+    pieces : list of Part
+        The large ones, in the order of their positions; each is taken out when it is read.
+    """
+
+    def __init__(self, stream: bytes, pieces: list[Part], borrower: Borrower) -> None:
+        self._stream = memoryview(stream)
+        self._at = 0
+        self._pieces = pieces
+        self._borrower = borrower
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`: a large object asks for all of its bytes at once."""
+        if self._pieces and self._pieces[0].position == self._at:
+            self._borrower.read_into(self._pieces.pop(0), buffer)
+            return len(buffer)
+        stop = min(self._at + len(buffer), self._pieces[0].position if self._pieces else len(self._stream))
+        n_read = stop - self._at
+        buffer[:n_read] = self._stream[self._at : stop]
+        self._at = stop
+        return n_read
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes."""
+        if self._pieces and self._pieces[0].position == self._at:
+            size = self._pieces[0].nbytes
+        data = bytearray(size)
+        return bytes(data[: self.readinto(data)])

@@ -1,0 +1,172 @@
+"""From the arguments of ``ProxyPool`` to the engine of a pool."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from objproxy import backends
+from objproxy._checks import check_count
+from objproxy._cpus import usable_cpu_count
+from objproxy.core import PoolCore
+from objproxy.devices import Device, resolve_devices
+from objproxy.errors import NotSupportedError
+from objproxy.recipe import PoolRecipe
+from objproxy.settings import PoolSettings, check_cpu_ids
+from objproxy.signatures import ClassInfo
+
+_pool_numbers = itertools.count(1)
+
+
+def make_core(
+    cls: Callable[..., Any],
+    *,
+    pool_names: frozenset[str],
+    devices: Any,
+    worker_count: int | None,
+    init_args: Sequence[Any],
+    init_kwargs: Mapping[str, Any] | None,
+    init_args_each: Sequence[Any] | None,
+    dedicated: bool,
+    separate_processes: bool,
+    backend: Any,
+    start_method: str | None,
+    seed: Any,
+    max_tasks_per_worker: int | None,
+    max_rss: int | None,
+    max_restarts: tuple[int, float],
+    on_restart: str,
+    init_timeout: float | None,
+    threads_per_worker: int | str | None,
+    shared_memory_limit: int | None,
+    cpu_ids: Any,
+    on_progress: Callable[[int, int, int | None], None] | None,
+    name: str | None,
+) -> PoolCore:
+    """Check the arguments of a pool and make its engine; nothing is started yet.
+
+    Parameters
+    ----------
+    cls : callable
+        The class.
+    pool_names : frozenset of str
+        Names that the class had better not have, because they are the pool's.
+    **kwargs
+        As for `objproxy.ProxyPool`.
+    """
+    settings = PoolSettings(
+        dedicated=dedicated,
+        start_method=start_method,
+        max_tasks_per_worker=max_tasks_per_worker,
+        max_rss=max_rss,
+        max_restarts=max_restarts,
+        on_restart=on_restart,
+        init_timeout=init_timeout,
+        threads_per_worker=threads_per_worker,
+        shared_memory_limit=shared_memory_limit,
+        **({"on_progress": on_progress} if on_progress is not None else {}),
+    )
+    _check_seed(seed)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name={name!r}: expected a str")
+    engine = backends.resolve(backend, separate_processes=separate_processes)
+    try:
+        settings.check_for(engine.name, engine.capabilities)
+        resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
+        _refuse_bare_fork(start_method, resolved)
+        recipe = PoolRecipe(
+            ClassInfo(cls),
+            name=name or f"pool-{next(_pool_numbers)}",
+            devices=resolved,
+            n_workers=n_workers,
+            arguments=_arguments(init_args, init_kwargs, init_args_each, n_workers),
+            seed=seed,
+            cpu_ids=_check_pinning(cpu_ids, n_workers, engine),
+            n_threads=settings.n_threads(n_workers),
+            is_masked=engine.capabilities.binds_devices,
+            on_restart=on_restart,
+            max_rss=max_rss,
+        )
+        core = PoolCore(recipe, engine, settings)
+        _warn_of_hidden_names(recipe.info, pool_names)
+    except BaseException:
+        engine.close()  # it holds descriptors from the beginning
+        raise
+    return core
+
+
+def _resolve_workers(
+    devices: Any, worker_count: int | None, init_args_each: Sequence[Any] | None
+) -> tuple[list[Device | None], int]:
+    """Return the devices, and the number of workers that share them."""
+    check_count("worker_count", worker_count)
+    is_default = isinstance(devices, str) and devices == "all"
+    if worker_count is None and is_default and init_args_each is not None:
+        worker_count = max(len(init_args_each), 1)
+    if worker_count is not None and is_default:
+        return [None], worker_count
+    resolved = resolve_devices(devices, cpu_count=usable_cpu_count())
+    return resolved, worker_count or len(resolved)
+
+
+def _refuse_bare_fork(start_method: str | None, devices: Sequence[Device | None]) -> None:
+    """Refuse what cannot work: a CUDA context does not survive a fork, every call into it fails, or hangs."""
+    if start_method == "fork" and any(device is not None for device in devices):
+        raise NotSupportedError(
+            "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
+            "leave start_method out, or give 'forkserver' or 'spawn'"
+        )
+
+
+def _arguments(
+    init_args: Sequence[Any], init_kwargs: Mapping[str, Any] | None, each: Sequence[Any] | None, n_workers: int
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return (args, kwargs) for each worker, or one entry that stands for all."""
+    if isinstance(init_args, (str, bytes)) or not isinstance(init_args, Sequence):
+        raise TypeError(
+            f"init_args={init_args!r}: expected a tuple of the constructor's arguments, for instance ({init_args!r},)"
+        )
+    if init_kwargs is not None and not isinstance(init_kwargs, Mapping):
+        raise TypeError(f"init_kwargs={init_kwargs!r}: expected a dict of the constructor's keyword arguments")
+    common, names = tuple(init_args), dict(init_kwargs or {})
+    if each is None:
+        return [(common, names)]
+    if len(each) != n_workers:
+        raise ValueError(f"init_args_each has arguments for {len(each)} workers, the pool has {n_workers}")
+    return [_one_of_each(entry, common, names) for entry in each]
+
+
+def _one_of_each(entry: Any, common: tuple[Any, ...], names: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(entry, Mapping):
+        return common, {**names, **entry}
+    if isinstance(entry, (tuple, list)):
+        return tuple(entry), names
+    raise TypeError(f"init_args_each: expected a tuple or a dict for each worker, got {entry!r}")
+
+
+def _check_seed(seed: Any) -> None:
+    """Check that `seed` is None, or an int as `numpy.random.SeedSequence` takes it."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed={seed!r}: expected an int, or None for streams that nobody can repeat")
+    if seed < 0:
+        raise ValueError(f"seed={seed!r}: expected an int of at least 0")
+
+
+def _check_pinning(cpu_ids: Any, n_workers: int, engine: Any) -> tuple[tuple[int, ...], ...] | None:
+    checked = check_cpu_ids(cpu_ids, n_workers)
+    if checked is not None and not engine.capabilities.binds_devices:
+        raise NotSupportedError(f"cpu_ids cannot be honoured by backend={engine.name!r}; use backend='process'")
+    return checked
+
+
+def _warn_of_hidden_names(info: ClassInfo, pool_names: frozenset[str]) -> None:
+    hidden = sorted(pool_names & set(info.public_names()))
+    if hidden:
+        names = ", ".join(f"pool.remote.{name}" for name in hidden)
+        warnings.warn(
+            f"{info.name} has names that the pool has too; reach the class's own as {names}", UserWarning, stacklevel=4
+        )

@@ -1,0 +1,59 @@
+"""The names of the instances of a pool: its methods, its attributes, and the instances themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from objproxy._worker.execute import CallableMarker
+from objproxy.core import PoolCore
+from objproxy.instances import Instance, call_info, class_names, read_attribute, write_attribute
+from objproxy.methods import PoolMethod
+from objproxy.signatures import MethodInfo
+
+
+class PoolNames:
+    """What a pool finds under the names of its class.
+
+    Parameters
+    ----------
+    core : PoolCore
+        The engine of the pool.
+    """
+
+    def __init__(self, core: PoolCore) -> None:
+        self._core = core
+        self._methods: dict[str, PoolMethod] = {}
+
+    def find(self, name: str) -> Any:
+        """Return a method of the instances, or what they hold under this name."""
+        method = self._methods.get(name)
+        if method is not None:
+            return method
+        info = self._core.recipe.info.find(name)
+        if info is None:
+            value = read_attribute(self._core, name)
+            if not isinstance(value, CallableMarker):
+                return value
+            info = MethodInfo(name, None, drops_self=False)
+        method = self._methods[name] = PoolMethod(self._core, info)
+        return method
+
+    def call(self) -> PoolMethod:
+        """Return the method that calls the instances themselves."""
+        method = self._methods.get("__call__")
+        if method is None:
+            method = self._methods["__call__"] = PoolMethod(self._core, call_info(self._core))
+        return method
+
+    def write(self, name: str, value: Any) -> None:
+        """Set an attribute on every instance."""
+        self._methods.pop(name, None)  # it may have been a method until now
+        write_attribute(self._core, name, value)
+
+    def instance(self, worker_id: int) -> Instance:
+        """Return a stand-in for one instance."""
+        return Instance(self._core, worker_id)
+
+    def all(self) -> list[str]:
+        """Return the names of the class and its instances."""
+        return class_names(self._core)
