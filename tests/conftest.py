@@ -17,9 +17,9 @@ from targets import Gate, poll_until
 _SHARED_MEMORY = Path("/dev/shm")
 _DESCRIPTORS = Path("/proc/self/fd")
 
-#: The engine's stays for half a second after the last future, and a test shows that it goes. The other is tqdm's, for
-#: ever.
-_LINGERING_THREADS = ("objproxy-pump", "TMonitor")
+#: The engine's first stays for half a second after the last future, its second while any pool holds shared memory (also one of
+#: a module's tests), and tests show that they go. The last is tqdm's, for ever.
+_LINGERING_THREADS = ("objproxy-pump", "objproxy-trim", "TMonitor")
 
 
 def _children() -> set[int]:

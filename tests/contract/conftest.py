@@ -31,6 +31,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("way", ways, ids=[way.name for way in ways], scope="module")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the tests of a module together by way, so that each way's pool is made once.
+
+    pytest does so by the position of a parameter among those of its test, which is another where marks leave out ways.
+    """
+    modules = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (modules[item.path], _way_number(item)))
+
+
+def _way_number(item: pytest.Item) -> int:
+    callspec = getattr(item, "callspec", None)
+    return WAYS.index(callspec.params["way"]) if callspec is not None and "way" in callspec.params else -1
+
+
 def _fits(way: Way, marks: set[str]) -> bool:
     if "not_fork" in marks and way.name == "fork":
         return False
