@@ -21,6 +21,7 @@ from objproxy._engine.verbs import Verbs
 from objproxy._engine.workers import WorkerRecord
 from objproxy._pickle_path import explain_operation
 from objproxy._worker.outcome import StreamHandle
+from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
@@ -59,6 +60,7 @@ class PoolCore:
             max_restarts=settings.max_restarts,
             max_tasks_per_worker=settings.max_tasks_per_worker,
             init_timeout=settings.init_timeout,
+            stall_warning=settings.stall_warning,
             describe=recipe.describe_device,
         )
         self.driver = Driver(state, backend)
@@ -233,9 +235,10 @@ class PoolCore:
                 error.add_note(note)
         return error
 
-    def note_broadcast(self, operation: Operation) -> None:
-        """Remember a broadcast that replaced workers have to carry out again (``options(journal=True)``)."""
-        self.recipe.replay.append(self.backend.encode(operation))
+    def journal(self, operation: Operation) -> Callable[[int], None]:
+        """Return what notes that a worker has carried out a broadcast which its successors have to carry out again."""
+        encoded = self.backend.encode(operation)
+        return lambda worker_id: self.recipe.replays[worker_id].append(encoded)
 
     def checkpoint(self) -> None:
         """Take a snapshot of every object, for ``on_restart="snapshot"``."""
@@ -254,6 +257,16 @@ class PoolCore:
         pid = self.backend.info(record.worker_id).pid
         device = self.recipe.describe_device(record.worker_id)
         return WorkerView(record.worker_id, pid, device, record.generation, record.phase, record.n_tasks, memory_of(pid))
+
+    def dump_stacks(self, timeout: float) -> dict[int, str]:
+        """Return where the threads of each worker stand; for one that does not tell, what its process does."""
+        stacks = self.driver.ask_for_stacks(self.backend.now() + timeout)
+        return {worker_id: stack or self._describe_silence(worker_id, timeout) for worker_id, stack in stacks.items()}
+
+    def _describe_silence(self, worker_id: int, timeout: float) -> str:
+        pid = self.backend.info(worker_id).pid
+        state = None if pid is None else process_state(pid)
+        return f"worker {worker_id} (pid {pid}) has not told within {timeout:g} s; its process is {state or 'not known'}\n"
 
     def insights(self) -> Insights:
         """Return where the time went."""

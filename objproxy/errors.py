@@ -139,6 +139,10 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Whether the state of the object is lost.
     attempts : int
         How often the item was tried.
+    peak_rss : int or None
+        The most memory that its process ever held, in bytes; None if unknown.
+    stack : str
+        Where its threads stood when it crashed (SIGSEGV and its like), as ``faulthandler`` tells it; else "".
     is_replaced : bool
         Whether another worker takes its place; False if it died too often.
     """
@@ -157,6 +161,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         state_lost: bool = True,
         attempts: int = 1,
         detail: str = "",
+        peak_rss: int | None = None,
+        stack: str = "",
         is_replaced: bool = True,
     ) -> None:
         self.worker_id = worker_id
@@ -171,14 +177,17 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.state_lost = state_lost
         self.attempts = attempts
         self.detail = detail
+        self.peak_rss = peak_rss
+        self.stack = stack
         self.is_replaced = is_replaced
-        super().__init__(self._text())
+        super().__init__(self._text() + (f"\n{stack.rstrip()}" if stack else ""))
 
     def _text(self) -> str:
         where = f"worker {self.worker_id} (pid {self.pid}, device {self.device or 'cpu'}, generation {self.generation})"
         parts = [f"{where} {describe_exit(self.exitcode)}", self._when()]
-        parts.append(_LIKELY_CAUSE.get(self.signal or "", ""))
-        parts.append(self.detail)
+        parts.append(self.detail or _LIKELY_CAUSE.get(self.signal or "", ""))
+        if self.signal == "SIGKILL" and self.peak_rss:
+            parts.append(f"It held {self.peak_rss / 1e6:.0f} MB at most")
         parts.append(self._advice())
         return ". ".join(part for part in parts if part) + "."
 

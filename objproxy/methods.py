@@ -117,13 +117,15 @@ class PoolMethod(_Method):
         progress = Progress(options.progress_bar, len(worker_ids), self._info.name)
         try:
             outcomes = core.verbs.every(
-                worker_ids, operation, options.policy, on_arrival=lambda arrival: progress.update(len(arrival.outcomes))
+                worker_ids,
+                operation,
+                options.policy,
+                on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
+                on_done=core.journal(operation) if options.journal else None,
             )
         finally:
             progress.close()
         results = core.settle_every(outcomes, self._info.name, options, worker_ids)
-        if options.journal:
-            core.note_broadcast(operation)
         return shape_results([results], options.stack_results)
 
     # ---- maps --------------------------------------------------------------------------------------------------------

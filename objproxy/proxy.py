@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from objproxy import backends
-from objproxy._checks import check_count
+from objproxy._checks import check_count, check_seconds
 
 if TYPE_CHECKING:
     from objproxy.core import PoolCore
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: The pool's own public names. They win over the class's; ``pool.remote.<name>`` always reaches the class's.
-POOL_NAMES = frozenset({"checkpoint", "close", "insights", "kill", "put", "remote", "resize", "wait_ready", "workers"})
+POOL_NAMES = frozenset(
+    {"checkpoint", "close", "dump_stacks", "insights", "kill", "put", "remote", "resize", "wait_ready", "workers"}
+)
 
 #: A class commonly has these itself, and the pool's does what one expects: it runs the class's own at the end.
 _EXPECTED_TWICE = frozenset({"close"})
@@ -64,6 +66,9 @@ class ProxyPool(Generic[T]):
         ``options(journal=True)``), or "snapshot" (the last `checkpoint`).
     init_timeout : float or None
         Seconds for a constructor.
+    stall_warning : float or None
+        Seconds after which a busy worker that has sent nothing is worth a warning, on the logger ``"objproxy"``, with its
+        number, the method and how long it runs; once for each silence.
     threads_per_worker : int, "auto" or None
         Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
         A variable that is set already wins.
@@ -133,6 +138,7 @@ class ProxyPool(Generic[T]):
         max_restarts: tuple[int, float] = (3, 5.0),
         on_restart: str = "fresh",
         init_timeout: float | None = None,
+        stall_warning: float | None = None,
         threads_per_worker: int | str | None = "auto",
         shared_memory_limit: int | None = None,
         cpu_ids: Any = None,
@@ -164,6 +170,7 @@ class ProxyPool(Generic[T]):
             max_restarts=max_restarts,
             on_restart=on_restart,
             init_timeout=init_timeout,
+            stall_warning=stall_warning,
             threads_per_worker=threads_per_worker,
             shared_memory_limit=shared_memory_limit,
             cpu_ids=cpu_ids,
@@ -208,6 +215,26 @@ class ProxyPool(Generic[T]):
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait until every worker is up again after a replacement; False if `timeout` seconds came first."""
         return self._core.wait_ready(timeout)
+
+    def dump_stacks(self, timeout: float = 1.0) -> dict[int, str]:
+        """Return where the threads of every worker stand at this moment, also of one that is stuck in compiled code.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait for the workers.
+
+        Returns
+        -------
+        dict of int to str
+            For each worker the stacks of its threads, the innermost call first, as ``faulthandler`` writes them. For one that
+            does not tell in time (it is stopped, say), what its process does. With ``backend="serial"`` there is nothing to
+            tell: the caller's own thread runs the methods.
+        """
+        if timeout is None:
+            raise TypeError("dump_stacks(None): expected the seconds to wait for the workers")
+        check_seconds("timeout", timeout)
+        return self._core.dump_stacks(timeout)
 
     def resize(self, n_workers: int) -> None:
         """Change the number of workers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,8 @@ class PoolRecipe:
         self.n_workers = n_workers
         self.entropy: Any = int.from_bytes(os.urandom(16), "little") if seed is None else seed
         self.snapshots: dict[int, bytes] = {}
-        self.replay: list[Any] = []  # operations, as the back end encoded them
+        # What each worker has carried out of the broadcasts that its successors carry out again, as the back end encoded it.
+        self.replays: defaultdict[int, list[Any]] = defaultdict(list)
         self._devices = devices
         self._arguments = arguments
         self._has_seed = seed is not None
@@ -104,7 +106,7 @@ class PoolRecipe:
     def forget(self) -> None:
         """Let go of everything large: no worker will be made any more."""
         self._packed.clear()
-        self.replay.clear()
+        self.replays.clear()
         self.snapshots.clear()
 
     def device(self, worker_id: int) -> Device | None:
@@ -157,7 +159,7 @@ class PoolRecipe:
         """Return what follows the boot message, packed: arguments or snapshot, and operations to carry out again."""
         snapshot = self._snapshot(worker_id, generation)
         start = self._packed_arguments(worker_id) if snapshot is None else self._pack(snapshot)
-        return [start, *self._replay(generation)]
+        return [start, *self._replay(worker_id, generation)]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
@@ -166,7 +168,7 @@ class PoolRecipe:
             return pickle.loads(snapshot)
         args, kwargs = self._packed_arguments(worker_id)
         instance = self.info.factory(*args, **kwargs)
-        for operation in self._replay(generation):
+        for operation in self._replay(worker_id, generation):
             getattr(instance, operation.name)(*operation.args, **operation.kwargs)
         return instance
 
@@ -193,8 +195,8 @@ class PoolRecipe:
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
         return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
 
-    def _replay(self, generation: int) -> Sequence[Any]:
-        return self.replay if generation and self._on_restart == "replay" else ()
+    def _replay(self, worker_id: int, generation: int) -> Sequence[Any]:
+        return self.replays[worker_id] if generation and self._on_restart == "replay" else ()
 
     def _cpus(self, worker_id: int) -> tuple[int, ...] | None:
         if self._cpu_ids is None:

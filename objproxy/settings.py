@@ -36,6 +36,7 @@ class PoolSettings:
     max_restarts: tuple[int, float] = (3, 5.0)
     on_restart: str = "fresh"
     init_timeout: float | None = None
+    stall_warning: float | None = None
     shared_memory_limit: int | None = None
     threads_per_worker: int | str | None = "auto"
     on_progress: Callable[[int, int, int | None], None] = _ignore_progress
@@ -45,6 +46,7 @@ class PoolSettings:
         check_count("max_rss", self.max_rss)
         check_count("shared_memory_limit", self.shared_memory_limit)
         check_seconds("init_timeout", self.init_timeout)
+        check_seconds("stall_warning", self.stall_warning)
         if self.on_restart not in ("fresh", "replay", "snapshot"):
             raise ValueError(f"on_restart={self.on_restart!r}: expected 'fresh', 'replay' or 'snapshot'")
         if self.threads_per_worker not in ("auto", None):

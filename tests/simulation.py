@@ -41,6 +41,8 @@ ROUGH = Fate(
     constructor_stalls=0.05,
     answers_in_parts=0.3,
     answers_late=0.5,
+    keeps_silent=0.3,
+    ignores_interrupts=0.3,
 )
 
 
@@ -168,6 +170,8 @@ class Simulation:
                 self.backend.send(*action)
             elif isinstance(action, m.Start):
                 self.backend.start(*action)
+            elif isinstance(action, m.Inspect):
+                self.backend.inspect(*action)
             else:
                 self.backend.end(*action)
 

@@ -33,7 +33,11 @@ class StatePool:
     outcomes : dict of (Rules, int) to object
         What each item has ended with.
     started, ended : list
-        Workers that were to start, as (worker_id, generation); to end, as (worker_id, generation, is_polite).
+        Workers that were to start, as (worker_id, generation); to end, as (worker_id, generation, how).
+    asked : list of int
+        Workers that were asked where they stand; they tell at once, or, without `tells_stacks`, at the last call.
+    warnings : list
+        Silences that were worth a warning, as (worker_id, method, item, seconds).
     executions : Counter of (Rules, int)
         How often each item has begun to run.
     """
@@ -45,7 +49,10 @@ class StatePool:
         self.generations: dict[int, int] = {}
         self.outcomes: dict[tuple[Rules, int], Any] = {}
         self.started: list[tuple[int, int]] = []
-        self.ended: list[tuple[int, int, bool]] = []
+        self.ended: list[tuple[int, int, str]] = []
+        self.asked: list[int] = []
+        self.warnings: list[tuple[int, str, int, float]] = []
+        self.tells_stacks = True
         self.executions: Counter[tuple[Rules, int]] = Counter()
         self.losses: Counter[tuple[int, int]] = Counter()
         self._perform(self.state.begin(self.now))
@@ -68,6 +75,12 @@ class StatePool:
                 self.sent[action.worker_id] = deque()
                 self.generations[action.worker_id] = action.generation
                 self.started.append((action.worker_id, action.generation))
+            elif isinstance(action, m.Inspect):
+                self.asked.append(action.worker_id)
+                if self.tells_stacks or action.is_last_call:
+                    self.feed(m.Inspected(action.worker_id, action.generation, "where it stands"))
+            elif isinstance(action, m.Warn):
+                self.warnings.append(tuple(action))
             else:
                 assert self.generations[action.worker_id] == action.generation
                 self.ended.append(tuple(action))

@@ -15,6 +15,7 @@ from objproxy._worker import journal as journals
 from objproxy._worker import wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.context import Worker
+from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
 from objproxy._worker.outcome import Failure
@@ -75,7 +76,7 @@ def run_until_death(journal: Journal, tape: Tape, outcomes: list[Any], last: int
     class MortalHost(Host):
         pass
 
-    runner = ChunkRunner(MortalHost(Script(outcomes, last), Worker(0, 1)), tape, journal, SmallResults())  # type: ignore[arg-type]
+    runner = ChunkRunner(MortalHost(Script(outcomes, last), Worker(0, 1)), tape, journal, SmallResults(), Interrupt())  # type: ignore[arg-type]
     journal.begin(7)
     n_before = len(tape.frames)
     original = runner._send_now

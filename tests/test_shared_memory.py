@@ -404,7 +404,9 @@ def test_arrays_may_be_dropped_by_any_thread(pool: ProxyPool[Keeper], plane: Pro
 # ---- programs -------------------------------------------------------------------------------------------------------------
 
 PREAMBLE = """
-    import gc, os, signal, sys, time
+    import gc, os, signal, sys, time, warnings
+    # Python 3.12 counts a thread that has been joined and that the kernel has not taken down yet.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     import numpy as np
     from objproxy import ProxyPool, SharedArray
     from objproxy.backends import nurseries

@@ -113,7 +113,7 @@ def test_a_constructor_that_takes_too_long_fails_the_pool_that_is_being_made() -
     assert pool.state.next_deadline() == 2.0
     pool.pass_time(2.0)
     assert isinstance(pool.state.failure, WorkerInitError)
-    assert pool.ended == [(0, 0, False)]
+    assert pool.ended == [(0, 0, "kill")]
 
 
 def test_a_constructor_that_fails_at_each_restart_quarantines_its_worker() -> None:
@@ -131,7 +131,7 @@ def test_a_constructor_that_takes_too_long_at_a_restart_counts_as_a_failure() ->
     pool = StatePool(2, max_restarts=(1, 100.0), init_timeout=2.0)
     pool.die(0)
     pool.pass_time(2.0)
-    assert pool.ended[-1] == (0, 1, False)
+    assert pool.ended[-1] == (0, 1, "kill")
     pool.die(0)
     assert pool.phase(0) == "quarantined"
 
@@ -177,7 +177,7 @@ def test_cancelling_what_runs_replaces_its_worker() -> None:
     pool.submit(cancelled, 0, 4)
     pool.submit(waiting)
     pool.feed(m.Cancelled(cancelled, True))
-    assert pool.ended == [(0, 0, False)]
+    assert pool.ended == [(0, 0, "interrupt")]
     pool.restart(0, 2)
     assert cancelled.outstanding == 0
     pool.answer(0)
@@ -200,7 +200,7 @@ def test_cancelling_ends_only_the_workers_that_run_the_call() -> None:
     pool.submit(cancelled)
     pool.submit(other)
     pool.feed(m.Cancelled(cancelled, True))
-    assert pool.ended == [(0, 0, False)]
+    assert pool.ended == [(0, 0, "interrupt")]
 
 
 def test_a_cancelled_item_that_had_not_started_ends_as_cancelled() -> None:
@@ -243,7 +243,7 @@ def test_a_closing_pool_finishes_what_was_submitted() -> None:
     pool.answer(1)
     assert pool.state.phase == "closing"
     pool.answer(0)
-    assert sorted(pool.ended) == [(0, 0, True), (1, 0, True)]
+    assert sorted(pool.ended) == [(0, 0, "ask"), (1, 0, "ask")]
     pool.die(0)
     pool.die(1)
     assert pool.state.phase == "closed"
@@ -272,7 +272,7 @@ def test_a_pool_that_is_closed_while_it_starts_ends_its_workers_when_they_are_up
     pool = StatePool(1, is_open=False)
     pool.feed(m.CloseAsked())
     pool.make_ready(0)
-    assert pool.ended == [(0, 0, True)]
+    assert pool.ended == [(0, 0, "ask")]
 
 
 @pytest.mark.parametrize("event", [m.CloseAsked(), m.KillAsked(PoolClosedError("killed"))])
@@ -303,7 +303,7 @@ def test_a_kill_takes_over_from_a_close() -> None:
     pool.submit(rules)
     pool.feed(m.CloseAsked())
     pool.feed(m.KillAsked(PoolClosedError("killed")))
-    assert pool.ended == [(0, 0, False)]
+    assert pool.ended == [(0, 0, "kill")]
     pool.die(0)
     assert pool.state.phase == "closed"
 
@@ -312,7 +312,7 @@ def test_a_kill_reaches_a_worker_that_was_asked_to_end_and_does_not() -> None:
     pool = StatePool(1)
     pool.feed(m.CloseAsked())
     pool.feed(m.KillAsked(PoolClosedError("killed")))
-    assert pool.ended == [(0, 0, True), (0, 0, False)]
+    assert pool.ended == [(0, 0, "ask"), (0, 0, "kill")]
 
 
 def test_quarantined_workers_do_not_keep_a_pool_from_closing() -> None:
@@ -342,7 +342,7 @@ def test_workers_that_go_finish_what_they_were_given() -> None:
     pool.feed(m.Resized(1))
     for _ in range(4):
         pool.answer(1)
-    assert pool.ended == [(1, 0, True)]
+    assert pool.ended == [(1, 0, "ask")]
     pool.die(1)
     assert sorted(pool.state.workers) == [0]
     assert [pool.result(rules, item) for item in range(4)] == [1, 2, 3, 4]
@@ -355,7 +355,7 @@ def test_a_worker_that_goes_takes_no_shared_work() -> None:
     pool.feed(m.Resized(1))
     pool.answer(1)
     assert pool.running(1) == []
-    assert pool.ended == [(1, 0, True)]
+    assert pool.ended == [(1, 0, "ask")]
 
 
 def test_work_for_a_worker_that_is_gone_fails() -> None:

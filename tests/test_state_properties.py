@@ -213,7 +213,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_next_deadline_is_the_first_of_all(self) -> None:
-        deadlines = [r.deadline for r in self.pool.state.workers.values() if r.deadline is not None]
+        watch = self.pool.state._watch
+        deadlines = [*watch.limits.deadlines.values(), *watch.silences.deadlines.values()]
         assert self.pool.state.next_deadline() == min(deadlines, default=None)
 
     @invariant()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from objproxy._engine.chunks import ChunkSizer
@@ -32,9 +32,11 @@ class Call(Rules):
         Released by the driver when something arrives while the caller sleeps.
     sizer : ChunkSizer or None
         Learns from every answer how long items take.
+    on_done : callable or None
+        Called with the number of each worker that has carried out its item, before anything else can happen to that worker.
     """
 
-    __slots__ = ("future", "inbox", "sizer", "waiter")
+    __slots__ = ("future", "inbox", "on_done", "sizer", "waiter")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Call(Rules):
         self.sizer = sizer
         self.inbox: list[Arrival] = []
         self.future: Any = None  # a CallFuture; naming it here would make a cycle of imports
+        self.on_done: Callable[[int], None] | None = None
         self.waiter: threading.Lock | None = None
 
     def take(self) -> list[Arrival]:

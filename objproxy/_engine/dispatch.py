@@ -17,7 +17,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.backlog import Backlog
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
-from objproxy._engine.timers import Timers
+from objproxy._engine.watch import Watch
 from objproxy._engine.workers import WorkerRecord
 
 #: Batches shorter than this are sent ahead, so that a worker need not wait for the parent between two of them.
@@ -35,19 +35,19 @@ class Dispatcher:
     ----------
     ledger : Ledger
         Where what is sent is written down.
-    timers : Timers
-        Where the time limit of a batch is set when it begins to run.
+    watch : Watch
+        Is told which batch a worker begins, and when that has left it.
     n_workers : int
         Number of workers of the pool.
     max_tasks : int or None
         Items after which a worker is replaced.
     """
 
-    def __init__(self, ledger: Ledger, timers: Timers, n_workers: int, max_tasks: int | None) -> None:
+    def __init__(self, ledger: Ledger, watch: Watch, n_workers: int, max_tasks: int | None) -> None:
         self.n_workers = n_workers
         self.shared = Backlog()
         self._ledger = ledger
-        self._timers = timers
+        self._watch = watch
         self._max_tasks = max_tasks
         self._free: OrderedDict[WorkerRecord, None] = OrderedDict()  # idle; the longest idle is first
         self._seq = 0
@@ -152,15 +152,21 @@ class Dispatcher:
         rules = batch.rules
         rules.running.add(record.worker_id)
         record.busy_since = self._ledger.now
-        if rules.timeout is not None:
-            self._timers.set(record, self._ledger.now + rules.timeout)
+        self._watch.expect(record, rules.timeout)
+        self._watch.hear_from(record)
+
+    def end_head(self, record: WorkerRecord, batch: Batch) -> None:
+        """Note that a batch that was running has left its worker; of one that is not ending, nothing more is expected."""
+        batch.rules.running.discard(record.worker_id)
+        if record.phase == "busy":
+            self._watch.forget(record)
 
     # ---- lost state --------------------------------------------------------------------------------------------------
 
     def tell_loss(self, record: WorkerRecord) -> None:
         """Tell a lost state to the task that is next for the worker, if that counts on it; else a later one is told."""
         batch = record.queue.head()
-        if batch is None or not batch.rules.needs_state:
+        if batch is None or not batch.rules.needs_state or batch.attempts > 1:  # who asked for another try has it
             return
         record.queue.pop()
         loss, record.loss = record.loss, None

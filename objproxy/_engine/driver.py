@@ -34,8 +34,11 @@ from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.messages import Batch
 from objproxy._engine.state import PoolState
+from objproxy._engine.workers import WorkerRecord
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
+
+_logger = logging.getLogger("objproxy")
 
 #: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
 _PUMP_LINGER_SECONDS = 0.5
@@ -65,8 +68,10 @@ class Driver:
         self._leader: int | None = None  # the thread that holds it
         self._forgotten: deque[Call] = deque()  # calls that were deleted at an awkward moment
         self._sleepers: list[threading.Lock] = []
+        self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
-        self._unsent: list[m.SendFailed] = []  # what the event at hand has brought to light
+        self._warnings: list[m.Warn] = []  # logged outside of the lock
+        self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
         self._pump: threading.Thread | None = None
         self._pump_wanted = threading.Event()
@@ -83,7 +88,7 @@ class Driver:
         """
         try:
             with self._lock:
-                self._perform(self.state.begin(self.backend.now()))
+                self._perform_all(self.state.begin(self.backend.now()))
             self.wait_until(lambda: self.state.phase in ("open", "closed"))
         except BaseException:
             self.kill(PoolClosedError("the pool was interrupted while it was being made"))
@@ -108,8 +113,7 @@ class Driver:
         with self._lock:
             for batch in batches:
                 self._feed(m.Submitted(batch))
-        if batches:
-            self._after_feeding(batches[0].rules)
+        self._after_feeding()
 
     def submit_future(self, batch: Batch) -> None:
         """Hand in the one batch of a call that has a future, and see that somebody will drive it."""
@@ -118,14 +122,14 @@ class Driver:
         with self._lock:
             self._background.add(call)
             self._feed(m.Submitted(batch))
-        self._after_feeding(call)
+        self._after_feeding()
         self._call_pump()
 
-    def _after_feeding(self, call: Call) -> None:
+    def _after_feeding(self) -> None:
         if self._resolved:
             self._resolve()
-        if call.timeout is not None and self._leading.locked():
-            self.backend.wake()  # the leader may be waiting for a later moment than the new deadline
+        if self.state.next_deadline() is not None and self._leading.locked():
+            self.backend.wake()  # the leader may be waiting for a later moment than a new deadline
 
     def wait_for(self, call: Call, deadline: float | None = None) -> bool:
         """Wait until something has arrived for `call`; False if the deadline came first."""
@@ -171,7 +175,7 @@ class Driver:
             self._feed(m.Cancelled(call, and_running))
             if not call.outstanding:
                 self._background.discard(call)
-        self._resolve()
+        self._after_feeding()
 
     def forget(self, call: Call) -> None:
         """Forget a call because an object is being deleted.
@@ -223,7 +227,21 @@ class Driver:
         self.check_usable()
         with self._lock:
             self._feed(m.Resized(n_workers))
-        self._resolve()
+        self._after_feeding()
+
+    def ask_for_stacks(self, deadline: float) -> dict[int, str]:
+        """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
+        self.check_usable()
+        with self._lock:
+            before = {record: record.n_stacks for record in self.state.workers.values()}
+            self._feed(m.StacksAsked())
+        self.backend.wake()
+
+        def is_told(record: WorkerRecord) -> bool:
+            return record.n_stacks > before[record] or record.phase in ("gone", "quarantined")
+
+        self.wait_until(lambda: all(map(is_told, before)), deadline)
+        return {record.worker_id: record.stack if record.n_stacks > before[record] else "" for record in before}
 
     def close(self, timeout: float | None = None) -> None:
         """Finish what was submitted, end the workers politely; past `timeout` seconds kill them."""
@@ -276,8 +294,12 @@ class Driver:
             next_timer = self.state.next_deadline()
             if next_timer is not None and next_timer <= self._now():
                 self._feed(m.Ticked())
+            for onlooker in self._onlookers if events else ():
+                _wake(onlooker)
         if self._resolved:
             self._resolve()
+        if self._warnings:
+            self._warn()
         return bool(events) or deadline is None or self._now() < deadline
 
     def _seconds_until(self, deadline: float | None) -> float | None:
@@ -293,12 +315,15 @@ class Driver:
         An exception in here, an interrupt (Ctrl-C) among them, leaves the rules half applied: the pool is broken then.
         """
         try:
-            self._perform(self.state.handle(event, self._now()))
-            while self._unsent:  # one after another: each may lead to the next
-                self._perform(self.state.handle(self._unsent.pop(0), self.backend.now()))
+            self._perform_all(self.state.handle(event, self._now()))
         except BaseException as exc:
             self._break(exc)
             raise
+
+    def _perform_all(self, actions: Sequence[m.Action]) -> None:
+        self._perform(actions)
+        while self._failed:  # one after another: each may lead to the next
+            self._perform(self.state.handle(self._failed.pop(0), self.backend.now()))
 
     def _perform(self, actions: Sequence[m.Action]) -> None:
         for action in actions:
@@ -308,9 +333,19 @@ class Driver:
             elif kind is m.Send:
                 self._send(action)  # type: ignore[arg-type]
             elif kind is m.Start:
-                self.backend.start(*action)
-            else:
+                self._start(*action)
+            elif kind is m.End:
                 self.backend.end(*action)
+            elif kind is m.Inspect:
+                self.backend.inspect(*action)
+            else:
+                self._warnings.append(action)  # type: ignore[arg-type]
+
+    def _start(self, worker_id: int, generation: int) -> None:
+        try:
+            self.backend.start(worker_id, generation)
+        except OSError as exc:  # no descriptors, no memory: an end of this worker alone
+            self._failed.append(m.StartFailed(worker_id, generation, exc))
 
     def _send(self, action: m.Send) -> None:
         batch = action.batch
@@ -322,7 +357,7 @@ class Driver:
                 payload.data = self.backend.encode(payload.operation)
             except Exception as exc:
                 error = failures.argument(batch.rules.method, str, exc, batch.start)
-                self._unsent.append(m.SendFailed(action.worker_id, batch.seq, error))
+                self._failed.append(m.SendFailed(action.worker_id, batch.seq, error))
                 return
         self.backend.send(action.worker_id, batch)
 
@@ -331,6 +366,8 @@ class Driver:
         assert isinstance(call, Call)
         if not call.outstanding:
             self._background.discard(call)
+        if call.on_done is not None and not action.has_failures and action.worker_id is not None:
+            call.on_done(action.worker_id)
         if call.future is not None:
             self._resolved.append((call.future, action.outcomes[0], action.worker_id))
             return
@@ -349,13 +386,26 @@ class Driver:
                 return
             future.settle(outcome, worker_id)
 
+    def _warn(self) -> None:
+        """Log what is worth a warning, outside of the lock: handlers are the user's code."""
+        warnings, self._warnings = self._warnings, []
+        for worker_id, method, item, seconds in warnings:
+            _logger.warning(
+                "worker %d has been silent for %.3g s: it runs %s, item %d; pool.dump_stacks() shows where it stands",
+                worker_id,
+                seconds,
+                method,
+                item,
+                extra={"worker_id": worker_id},
+            )
+
     def _break(self, exc: BaseException) -> None:
         """End everything because the engine itself failed, and tell everybody; `_lock` is held."""
         for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
             try:
                 self._perform([action])
             except Exception:
-                logging.getLogger("objproxy").exception("while ending a broken pool")
+                _logger.exception("while ending a broken pool")
         for sleeper in self._sleepers:
             _wake(sleeper)
 
@@ -373,6 +423,8 @@ class Driver:
             self._sleepers.append(sleeper)
             if call is not None:
                 call.waiter = sleeper
+            else:
+                self._onlookers.append(sleeper)
             is_done = is_true()
         try:
             if is_done or not self._leading.locked():
@@ -384,6 +436,8 @@ class Driver:
                 self._sleepers.remove(sleeper)
                 if call is not None:
                     call.waiter = None
+                else:
+                    self._onlookers.remove(sleeper)
 
     def _pass_lead_on(self) -> None:
         self._leader = None
@@ -418,7 +472,7 @@ class Driver:
             try:
                 self.wait_until(lambda: not self._background)
             except Exception:
-                logging.getLogger("objproxy").exception("the engine of a pool failed; the pool is broken")
+                _logger.exception("the engine of a pool failed; the pool is broken")
             if self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
                 continue
             with self._lock:

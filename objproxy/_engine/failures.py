@@ -47,13 +47,15 @@ def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | 
         started=batch is not None,
         attempts=1 if batch is None else batch.attempts,
         detail=event.detail,
+        peak_rss=event.peak_rss,
+        stack=event.trace,
     )
 
 
 def death_in_constructor(event: m.Died, device: str | None) -> WorkerInitError:
     """Return the error for a worker that died while it built its object."""
     reason = event.detail or f"its process {describe_exit(event.exitcode)} in the constructor"
-    return WorkerInitError(event.worker_id, reason, device=device, exitcode=event.exitcode)
+    return WorkerInitError(event.worker_id, reason, device=device, exitcode=event.exitcode, remote_traceback=event.trace)
 
 
 def gone_worker(worker_id: int | None) -> MakeError:

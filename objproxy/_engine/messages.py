@@ -224,6 +224,10 @@ class Died(NamedTuple):
         Offset in that batch of the item that ran; None if none did.
     detail : str
         What else is known of the death.
+    peak_rss : int or None
+        The most memory that it ever held, in bytes.
+    trace : str
+        Where its threads stood, if it had time to tell.
     """
 
     worker_id: int
@@ -235,6 +239,24 @@ class Died(NamedTuple):
     running: int | None = None
     started_seq: int | None = None
     detail: str = ""
+    peak_rss: int | None = None
+    trace: str = ""
+
+
+class StartFailed(NamedTuple):
+    """A worker could not be started: the system has no room for it."""
+
+    worker_id: int
+    generation: int
+    error: OSError
+
+
+class Inspected(NamedTuple):
+    """A worker has told where its threads stand; "" if it could not."""
+
+    worker_id: int
+    generation: int
+    stack: str
 
 
 class SendFailed(NamedTuple):
@@ -254,6 +276,10 @@ class Cancelled(NamedTuple):
 
 class Ticked(NamedTuple):
     """Time has passed."""
+
+
+class StacksAsked(NamedTuple):
+    """Somebody wants to know where the threads of all workers stand."""
 
 
 class CloseAsked(NamedTuple):
@@ -281,6 +307,9 @@ Event = (
     | SendFailed
     | Outgrown
     | Died
+    | StartFailed
+    | Inspected
+    | StacksAsked
     | Cancelled
     | Ticked
     | CloseAsked
@@ -306,11 +335,28 @@ class Send(NamedTuple):
 
 
 class End(NamedTuple):
-    """End a worker: ask it (`is_polite`), or kill it."""
+    """End a worker: ``"ask"`` it, when it has done what it was sent; ``"interrupt"`` what it runs; or ``"kill"`` it."""
 
     worker_id: int
     generation: int
-    is_polite: bool
+    how: str
+
+
+class Inspect(NamedTuple):
+    """Have a worker tell where its threads stand; if this `is_last_call`, with what it has told so far, at once."""
+
+    worker_id: int
+    generation: int
+    is_last_call: bool = False
+
+
+class Warn(NamedTuple):
+    """Say that a worker has been silent for long."""
+
+    worker_id: int
+    method: str
+    item: int
+    seconds: float
 
 
 class Deliver(NamedTuple):
@@ -323,7 +369,7 @@ class Deliver(NamedTuple):
     worker_id: int | None
 
 
-Action = Start | Send | End | Deliver
+Action = Start | Send | End | Deliver | Inspect | Warn
 
 __all__ = [
     "Action",

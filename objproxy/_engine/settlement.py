@@ -77,18 +77,15 @@ class Settlement:
             )
         record.inflight.popleft()
         record.working_seconds += seconds
-        record.deadline = None
-        rules = batch.rules
-        rules.learn(batch.count, seconds)
-        rules.running.discard(record.worker_id)
+        batch.rules.learn(batch.count, seconds)
+        self._dispatcher.end_head(record, batch)
         if record.inflight:
             self._dispatcher.begin_head(record, record.inflight[0])
 
     def take_head(self, record: WorkerRecord) -> Batch:
         """Take the oldest batch off a worker that will not answer it."""
         batch = record.inflight.popleft()
-        batch.rules.running.discard(record.worker_id)
-        record.deadline = None
+        self._dispatcher.end_head(record, batch)
         return batch
 
     def settle_orphans(self, record: WorkerRecord, event: m.Died) -> bool:
@@ -125,14 +122,14 @@ class Settlement:
                 is_told = not (batch.rules.is_dropped or batch.rules.is_chore)
         return is_told
 
-    def time_out(self, record: WorkerRecord) -> None:
-        """Fail or retry the oldest batch of a worker, which has run too long."""
+    def time_out(self, record: WorkerRecord, stack: str) -> None:
+        """Fail or retry the oldest batch of a worker, which has run too long and whose threads stand at `stack`."""
         batch = self.take_head(record)
         rules = batch.rules
         seconds = rules.timeout or 0.0
 
         def make_error(item: int) -> BaseException:
-            return TaskTimeoutError(record.worker_id, rules.method, item, seconds)
+            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack)
 
         if self.may_retry(batch, make_error(batch.start)):
             self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)
@@ -148,7 +145,6 @@ class Settlement:
         record.inflight.remove(batch)
         self._ledger.fail(batch, 0, batch.count, lambda _item: error, record.worker_id)
         if is_head:
-            batch.rules.running.discard(record.worker_id)
-            record.deadline = None
+            self._dispatcher.end_head(record, batch)
             if record.inflight:
                 self._dispatcher.begin_head(record, record.inflight[0])

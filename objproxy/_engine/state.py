@@ -8,7 +8,7 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 - ``dispatch``: who runs which batch, and when it is sent;
 - ``settlement``: what becomes of items that were sent: answered, tried again, lost;
 - ``ledger``: counts the items, so that each ends exactly once;
-- ``timers``: the moments by which workers must have done something.
+- ``watch``: what is done about workers that take too long or fall silent.
 
 Rules that live here:
 
@@ -16,6 +16,7 @@ Rules that live here:
   all are, the pool is broken;
 - the death of a worker is told exactly once: to the caller of the item that ran, else to the next task that counts on
   its state;
+- an item past its time limit fails, and its worker is interrupted, so that the task can clean up;
 - a closing pool ends its workers when the last item has its outcome.
 
 No event costs more than O(log batches), except for what it ends: only a change of size and the end of the pool look at
@@ -35,7 +36,7 @@ from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
-from objproxy._engine.timers import Timers
+from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
 
@@ -58,6 +59,8 @@ class PoolState:
         Items after which a worker is replaced.
     init_timeout : float or None
         Seconds for a constructor.
+    stall_warning : float or None
+        Seconds of silence of a busy worker that are worth a warning.
     describe : callable
         Gives the text for a worker's device, for errors.
 
@@ -84,6 +87,7 @@ class PoolState:
         max_restarts: tuple[int, float] = (3, 5.0),
         max_tasks_per_worker: int | None = None,
         init_timeout: float | None = None,
+        stall_warning: float | None = None,
         describe: Callable[[int], str | None] = lambda _worker_id: None,
     ) -> None:
         self.phase = "starting"
@@ -97,10 +101,11 @@ class PoolState:
         self._init_timeout = init_timeout
         self._describe = describe
         self._ledger = Ledger()
-        self._timers = Timers()
-        self._dispatcher = Dispatcher(self._ledger, self._timers, n_workers, max_tasks_per_worker)
+        self._watch = Watch(self._ledger, stall_warning)
+        self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
+        self._limits, self._silences = self._watch.limits, self._watch.silences
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = False
@@ -109,10 +114,13 @@ class PoolState:
             m.Submitted: self._on_submitted,
             m.Ready: self._on_ready,
             m.InitFailed: self._on_init_failed,
+            m.StartFailed: self._on_start_failed,
             m.Replied: self._on_replied,
             m.SendFailed: self._on_send_failed,
             m.Outgrown: self._on_outgrown,
             m.Died: self._on_died,
+            m.Inspected: self._on_inspected,
+            m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
             m.Ticked: self._on_ticked,
             m.CloseAsked: self._on_close_asked,
@@ -136,8 +144,8 @@ class PoolState:
     def _finish_event(self) -> list[m.Action]:
         if self.phase != "open":
             self._move_on()
-        if self._timers.heap or self._deadline is not None:
-            self._deadline = self._timers.next_deadline()
+        if self._limits.heap or self._silences.heap or self._deadline is not None:
+            self._deadline = self._watch.next_deadline()
         ledger = self._ledger
         actions = ledger.actions
         ledger.actions = []
@@ -193,11 +201,11 @@ class PoolState:
             return
         record.phase = "idle"
         if self._dispatcher.is_worn_out(record):
-            self._end(record, "recycled", is_polite=True)
+            self._end(record, "recycled", "ask")
         elif record.is_retiring:
-            self._end(record, "resized", is_polite=True)
+            self._end(record, "resized", "ask")
         elif self._is_finishing:
-            self._end(record, "closed", is_polite=True)
+            self._end(record, "closed", "ask")
         else:
             self._dispatcher.list_free(record)
 
@@ -212,6 +220,7 @@ class PoolState:
         settlement = self._settlement
         settlement.take_in(record, batch, event.outcomes, event.failed)
         if not event.is_last:
+            self._watch.hear_from(record)
             return
 
         seconds = event.seconds
@@ -252,7 +261,7 @@ class PoolState:
             for worker_id in list(event.rules.running):
                 record = self.workers[worker_id]
                 if record.end_reason is None:
-                    self._end(record, "cancelled", is_polite=False)
+                    self._end(record, "cancelled", "interrupt")
 
     # ---- workers come and go -----------------------------------------------------------------------------------------
 
@@ -269,8 +278,7 @@ class PoolState:
     def _start(self, record: WorkerRecord) -> None:
         record.reset("starting", self._ledger.now)
         self.n_starting += 1
-        if self._init_timeout is not None:
-            self._timers.set(record, self._ledger.now + self._init_timeout)
+        self._watch.expect(record, self._init_timeout)
         self._ledger.actions.append(m.Start(record.worker_id, record.generation))
 
     def _on_ready(self, event: m.Ready) -> None:
@@ -278,7 +286,7 @@ class PoolState:
         if record is None or record.phase != "starting":
             return
         record.phase = "idle"
-        record.deadline = None
+        self._watch.forget(record)
         self.n_starting -= 1
         self._serve(record)
 
@@ -286,6 +294,11 @@ class PoolState:
         record = self._find(event.worker_id, event.generation)
         if record is not None and record.phase == "starting":
             self._fail_init(record, event.error)
+
+    def _on_start_failed(self, event: m.StartFailed) -> None:
+        """Take it for a death in the constructor, with a cause of its own."""
+        self._on_init_failed(m.InitFailed(*event))
+        self._on_died(m.Died(event.worker_id, event.generation))
 
     def _fail_init(self, record: WorkerRecord, error: BaseException) -> None:
         """Note why a constructor failed; its worker's death follows. A pool that is being made fails with it."""
@@ -321,7 +334,7 @@ class PoolState:
         elif phase == "gone" and record.ending_since is not None:
             record.exit_seconds += self._ledger.now - record.ending_since
         record.phase = phase
-        record.deadline = None
+        self._watch.forget(record)
 
     def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
@@ -358,10 +371,12 @@ class PoolState:
         if self._n_quarantined >= self.n_workers:
             self._break(record.init_error or record.death or self._quarantined(record, None)(0))
 
-    def _end(self, record: WorkerRecord, reason: str, *, is_polite: bool) -> None:
+    def _end(self, record: WorkerRecord, reason: str, how: str) -> None:
         self._leave(record, "ending")
         record.end_reason = reason
-        self._ledger.actions.append(m.End(record.worker_id, record.generation, is_polite))
+        if how == "interrupt":
+            self._watch.expect(record, GRACE_SECONDS)
+        self._ledger.actions.append(m.End(record.worker_id, record.generation, how))
 
     def _remove(self, record: WorkerRecord) -> None:
         for batch in record.queue.take_all():
@@ -373,18 +388,31 @@ class PoolState:
             self.removed[record.worker_id] = record
 
     def _on_ticked(self, _event: m.Ticked) -> None:
-        while (record := self._timers.pop_due(self._ledger.now)) is not None:
-            if record.phase == "starting":
-                self._time_out_init(record)
-            else:
-                self._settlement.time_out(record)
-                self._end(record, "timed out", is_polite=False)
+        self._watch.tick()
 
-    def _time_out_init(self, record: WorkerRecord) -> None:
+    def _on_stacks_asked(self, _event: m.StacksAsked) -> None:
+        for record in self.workers.values():
+            if record.phase not in ("gone", "quarantined"):
+                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+
+    def _on_inspected(self, event: m.Inspected) -> None:
+        record = self._find(event.worker_id, event.generation)
+        if record is None:
+            return
+        record.stack = event.stack
+        record.n_stacks += 1
+        if record.n_looks and record.phase == "starting":
+            self._time_out_init(record, event.stack)
+        elif record.n_looks and record.phase == "busy":
+            self._settlement.time_out(record, event.stack)
+            self._end(record, "timed out", "interrupt")
+
+    def _time_out_init(self, record: WorkerRecord, stack: str) -> None:
         reason = f"its constructor took longer than init_timeout={self._init_timeout:g} s"
-        self._fail_init(record, WorkerInitError(record.worker_id, reason, device=self._describe(record.worker_id)))
+        device = self._describe(record.worker_id)
+        self._fail_init(record, WorkerInitError(record.worker_id, reason, device=device, remote_traceback=stack))
         if record.end_reason is None:
-            self._end(record, _INIT_TIMED_OUT, is_polite=False)
+            self._end(record, _INIT_TIMED_OUT, "kill")
 
     # ---- the pool ----------------------------------------------------------------------------------------------------
 
@@ -399,7 +427,7 @@ class PoolState:
             self._is_finishing = True  # nothing is submitted any more, so this look at all workers is the only one
             for record in list(self.workers.values()):
                 if record.phase == "idle":
-                    self._end(record, "closed", is_polite=True)
+                    self._end(record, "closed", "ask")
                 elif record.phase == "quarantined":
                     self._remove(record)
         if not self.workers:
@@ -425,7 +453,7 @@ class PoolState:
             if record.phase in ("quarantined", "gone"):
                 self._remove(record)
             else:
-                self._end(record, "killed", is_polite=False)
+                self._end(record, "killed", "kill")
 
     def _take_all_batches(self) -> list[Batch]:
         batches = self._shared.take_all()
@@ -446,7 +474,7 @@ class PoolState:
         for record in list(self.workers.values()):
             record.is_retiring = record.worker_id >= event.n_workers
             if record.is_retiring and record.phase == "idle":
-                self._end(record, "resized", is_polite=True)
+                self._end(record, "resized", "ask")
             elif record.is_retiring and record.phase == "quarantined":
                 self._remove(record)
         self._break_if_all_quarantined(self.workers[0])

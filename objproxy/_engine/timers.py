@@ -8,7 +8,7 @@ from objproxy._engine.workers import WorkerRecord
 
 
 class Timers:
-    """At most one deadline for each worker: the end of its constructor, or of its oldest batch.
+    """At most one deadline of a kind for each worker: the end of its constructor, say, or of its oldest batch.
 
     A deadline that is met costs nothing more: its entry stays in the heap, and when it comes up it is thrown away, or
     moved to the deadline that the worker has by then. So there is about one entry for each worker, however many tasks
@@ -18,34 +18,44 @@ class Timers:
     ----------
     heap : list
         Entries: (moment, tie-breaker, worker).
+    deadlines : dict of WorkerRecord to float
+        Those that are neither met nor passed.
     """
 
-    __slots__ = ("_n_pushed", "heap")
+    __slots__ = ("_entries", "_n_pushed", "deadlines", "heap")
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, WorkerRecord]] = []
+        self.deadlines: dict[WorkerRecord, float] = {}
+        self._entries: dict[WorkerRecord, float] = {}  # the earliest entry of each worker in the heap
         self._n_pushed = 0
 
     def set(self, record: WorkerRecord, deadline: float) -> None:
-        """Watch a worker until `deadline`; setting ``record.deadline = None`` ends it."""
-        record.deadline = deadline
-        if record.timer is None or deadline < record.timer:
-            record.timer = deadline
+        """Watch a worker until `deadline`, or until `clear`."""
+        self.deadlines[record] = deadline
+        entry = self._entries.get(record)
+        if entry is None or deadline < entry:
+            self._entries[record] = deadline
             self._n_pushed += 1
             heapq.heappush(self.heap, (deadline, self._n_pushed, record))
+
+    def clear(self, record: WorkerRecord) -> None:
+        """Watch a worker no more."""
+        self.deadlines.pop(record, None)
 
     def next_deadline(self) -> float | None:
         """Return the first deadline that is not met yet, or None."""
         heap = self.heap
         while heap:
             moment, _, record = heap[0]
-            if record.deadline == moment:
+            deadline = self.deadlines.get(record)
+            if deadline == moment:
                 return moment
             heapq.heappop(heap)
-            if record.timer == moment:
-                record.timer = None
-                if record.deadline is not None:
-                    self.set(record, record.deadline)
+            if self._entries.get(record) == moment:
+                del self._entries[record]
+                if deadline is not None:
+                    self.set(record, deadline)
         return None
 
     def pop_due(self, now: float) -> WorkerRecord | None:
@@ -54,5 +64,5 @@ class Timers:
         if deadline is None or deadline > now:
             return None
         record = heapq.heappop(self.heap)[2]
-        record.deadline = record.timer = None
+        del self.deadlines[record], self._entries[record]
         return record

@@ -77,10 +77,12 @@ class Verbs:
         *,
         is_task: bool = True,
         on_arrival: OnArrival = lambda _arrival: None,
+        on_done: Callable[[int], None] | None = None,
     ) -> list[Any]:
         """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
         payload = self.encode(operation)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
+        call.on_done = on_done
         self._driver.submit([Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)])
         outcomes: list[Any] = [None] * len(worker_ids)
         try:

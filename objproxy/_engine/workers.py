@@ -38,16 +38,17 @@ class WorkerRecord:
         Whether it holds more memory than it may, and is replaced when it is idle.
     is_retiring : bool
         Whether it leaves the pool when its own queue is empty.
-    deadline : float or None
-        When its constructor or its oldest batch must have ended.
-    timer : float or None
-        Its earliest entry among the timers; theirs.
+    n_looks : int
+        How often its stack was asked for because its time is over.
+    stack : str
+        The stacks of its threads when it was last asked for them.
+    n_stacks : int
+        How often it has told them.
     """
 
     __slots__ = (
         "busy_since",
         "created_at",
-        "deadline",
         "death",
         "deaths",
         "end_reason",
@@ -63,12 +64,14 @@ class WorkerRecord:
         "is_retiring",
         "loss",
         "n_assigned",
+        "n_looks",
+        "n_stacks",
         "n_tasks",
         "phase",
         "queue",
+        "stack",
         "start_up_seconds",
         "started_at",
-        "timer",
         "worker_id",
         "working_seconds",
     )
@@ -87,8 +90,9 @@ class WorkerRecord:
         self.end_reason: str | None = None
         self.is_retiring = False
         self.is_outgrown = False
-        self.deadline: float | None = None
-        self.timer: float | None = None
+        self.n_looks = 0
+        self.stack = ""
+        self.n_stacks = 0
         self.n_assigned = 0
         self.n_tasks = 0
         self.working_seconds = 0.0
@@ -106,6 +110,7 @@ class WorkerRecord:
         self.phase = phase
         self.end_reason = None
         self.n_assigned = 0
+        self.n_looks = 0
         self.is_outgrown = False
         self.started_at = now
         self.ending_since = None

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from objproxy._worker import wire
+from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
 from objproxy._worker.outcome import encode_error, explain_result
@@ -49,13 +50,18 @@ class ChunkRunner:
         Where results are kept until they are sent.
     plane : WorkerPlane
         Where large results go.
+    interrupt : Interrupt
+        Whether the parent has given this worker up.
     """
 
-    def __init__(self, host: Host, channel: wire.WorkerChannel, journal: Journal, plane: WorkerPlane) -> None:
+    def __init__(
+        self, host: Host, channel: wire.WorkerChannel, journal: Journal, plane: WorkerPlane, interrupt: Interrupt
+    ) -> None:
         self._host = host
         self._channel = channel
         self._journal = journal
         self._plane = plane
+        self._interrupt = interrupt
         self._seq = 0
         self._method = ""
         self._count = 0  # items of the chunk
@@ -82,6 +88,8 @@ class ChunkRunner:
             except BaseException as exc:
                 self._done = self._journal.done
                 self._send_now(Segment(wire.ERRORS, 1, encode_error(exc)))
+            if self._interrupt.has_come:
+                return  # nobody waits for the rest
             self._adapt_block(before)
 
         self._answer(self._unsent(), is_last=True)

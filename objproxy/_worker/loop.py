@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import os
 import pickle
 import sys
@@ -12,8 +11,9 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, platform, wire
+from objproxy._worker import context, distress, platform, wire
 from objproxy._worker.chunk import ChunkRunner
+from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
 from objproxy._worker.loans import Part, unpack_parts
@@ -35,25 +35,34 @@ class WorkerLoop:
         The object.
     plane : WorkerPlane
         Its part of the shared memory.
+    interrupt : Interrupt
+        Whether the parent has given this worker up.
     max_rss : int or None
         Bytes of memory above which this process asks to be replaced.
     """
 
     def __init__(
-        self, channel: wire.WorkerChannel, journal: Journal, host: Host, plane: WorkerPlane, max_rss: int | None
+        self,
+        channel: wire.WorkerChannel,
+        journal: Journal,
+        host: Host,
+        plane: WorkerPlane,
+        interrupt: Interrupt,
+        max_rss: int | None,
     ) -> None:
+        self._interrupt = interrupt
         self._max_rss = max_rss
         self._channel = channel
         self._journal = journal
         self._host = host
         self._plane = plane
-        self._chunks = ChunkRunner(host, channel, journal, plane)
+        self._chunks = ChunkRunner(host, channel, journal, plane, interrupt)
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
 
     def run(self) -> None:
-        """Serve until the parent says stop."""
-        while True:
+        """Serve until the parent says stop, or has given this worker up."""
+        while not self._interrupt.has_come:
             kind, body, parts = receive(self._channel, self._plane)
             if kind == wire.CALL:
                 self._serve(body, parts)
@@ -130,7 +139,7 @@ def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes
             return kind, body, parts
 
 
-def run_worker(channel_fd: int, journal_fd: int, segments_fd: int | None = None) -> None:
+def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: int | None = None) -> None:
     """Be a worker process: boot from the first frame, serve, leave. Never returns.
 
     Parameters
@@ -139,10 +148,12 @@ def run_worker(channel_fd: int, journal_fd: int, segments_fd: int | None = None)
         The worker's end of its channel.
     journal_fd : int
         Shared memory for its journal.
+    evidence_fd : int
+        A pipe for what it says when it is in trouble; see `distress`.
     segments_fd : int or None
         Shared memory for large buffers, where it needs no names.
     """
-    faulthandler.enable()
+    interrupt = distress.install(evidence_fd)
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
     os.close(journal_fd)
@@ -152,12 +163,14 @@ def run_worker(channel_fd: int, journal_fd: int, segments_fd: int | None = None)
         if booted is not None:
             host, plane, boot = booted
             channel.on_idle = plane.trim
-            WorkerLoop(channel, journal, host, plane, boot.max_rss).run()
-            host.finish()
+            WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run()
+            if not interrupt.has_come:
+                host.finish()
     except wire.ChannelClosedError:
         status = 1
     except BaseException:  # the object's own close() raised: say so, and leave all the same
-        sys.excepthook(*sys.exc_info())
+        if not interrupt.has_come:
+            sys.excepthook(*sys.exc_info())
         status = 1
     finally:
         leave(status)

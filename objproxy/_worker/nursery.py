@@ -127,7 +127,8 @@ class Nursery:
         """Do what can wait until nobody waits for it."""
 
     def _install_signals(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, platform.STACK_SIGNAL):  # a worker that is not up yet shall live
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -167,7 +168,12 @@ class Nursery:
 
     def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
         """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
-        parent, pid = os.getpid(), os.fork()
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as exc:  # too many processes, or too little memory
+            send_message(self._control, ("refused", worker_id, generation, exc.errno))
+            return
         if not pid:
             self._become_worker(parent, fds)
 
@@ -178,10 +184,15 @@ class Nursery:
         send_message(self._control, ("started", worker_id, generation, pid))
 
     def _on_signal(self, worker_id: int, generation: int, number: int) -> None:
-        """Signal a worker's group; its pid cannot have been reused, since it is reaped here and nowhere else."""
+        """Signal a worker, its whole group if it is to be killed.
+
+        Its pid cannot have been reused, since it is reaped here and nowhere else.
+        """
         pid = self._pids.get((worker_id, generation))
-        if pid is not None:
+        if pid is not None and number == signal.SIGKILL:
             _signal_group(pid, number)
+        elif pid is not None:
+            os.kill(pid, number)
 
     def _become_worker(self, parent: int, fds: tuple[int, ...]) -> None:
         os.setpgid(0, 0)
@@ -205,11 +216,11 @@ class Nursery:
     def _reap(self) -> None:
         """Tell of every child that has ended; what it left in its process group goes first, while the group's id is ours."""
         while (ended := platform.reap_child(self._end_group)) is not None:
-            pid, exitcode = ended
+            pid, exitcode, peak_rss = ended
             worker = self._children.pop(pid, None)
             if worker is not None:
                 self._pids.pop(worker, None)
-                self._tell(("exited", *worker, exitcode))
+                self._tell(("exited", *worker, (exitcode, peak_rss)))
 
     def _end_group(self, pid: int) -> None:
         if self._children.get(pid) is not None:

@@ -14,6 +14,9 @@ from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 
+#: Has a worker tell where its threads stand. Nobody else uses SIGSTKFLT, and its number cannot be mistaken for text.
+STACK_SIGNAL: int = getattr(signal, "SIGSTKFLT", signal.SIGUSR2)
+
 #: The C library, opened once for all the processes that are forked from this one.
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,13 +61,13 @@ def is_process_alive(pid: int) -> bool:
     return True
 
 
-def reap_child(before: Callable[[int], None]) -> tuple[int, int] | None:
+def reap_child(before: Callable[[int], None]) -> tuple[int, int, int] | None:
     """Reap one child that has ended, after calling ``before(pid)``; None if there is none.
 
     Returns
     -------
     tuple of int or None
-        Process id, and exit code (negative for a signal).
+        Process id, exit code (negative for a signal), and the most memory that it ever held, in bytes.
 
     Notes
     -----
@@ -73,22 +76,26 @@ def reap_child(before: Callable[[int], None]) -> tuple[int, int] | None:
     """
     try:
         if not has_linux_means():
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:
                 return None
             before(pid)
-            return pid, os.waitstatus_to_exitcode(status)
+            return pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MAXRSS_UNIT
 
         info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if info is None:
             return None
         before(info.si_pid)
-        return info.si_pid, os.waitstatus_to_exitcode(os.waitpid(info.si_pid, 0)[1])
+        pid, status, usage = os.wait4(info.si_pid, 0)
+        return pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MAXRSS_UNIT
     except ChildProcessError:
         return None
 
 
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+#: getrusage(2): kilobytes on Linux, bytes on macOS.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def resident_bytes(pid: int | None = None) -> int | None:
@@ -112,12 +119,58 @@ def available_bytes() -> int | None:
     return available if group is None else min(available, group)
 
 
+def _control_group() -> str:
+    """Return the folder of this process's control group (version 2)."""
+    with open("/proc/self/cgroup") as groups:
+        path = next(line.strip().partition("::")[2] for line in groups if line.startswith("0::"))
+    return f"/sys/fs/cgroup{path}"
+
+
+def count_memory_kills() -> int | None:
+    """Return how many processes the kernel has killed for want of memory so far; None if that cannot be read.
+
+    The count is that of this control group (``memory.events``), or, where it has none, that of the system (``/proc/vmstat``).
+    """
+    try:
+        return _read_count(f"{_control_group()}/memory.events")
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:
+        return _read_count("/proc/vmstat")
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _read_count(path: str) -> int:
+    with open(path) as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def process_state(pid: int) -> str | None:
+    """Return what a process does, in the words of ``/proc``: "running", "sleeping", "stopped", ...; None if nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            letter = stat.read().rpartition(b")")[2].split()[0].decode()
+    except (OSError, IndexError):
+        return None
+    return _STATES.get(letter, letter)
+
+
+#: proc(5), field "state" of /proc/pid/stat.
+_STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "waiting for a disk",
+    "T": "stopped",
+    "t": "being debugged",
+    "Z": "dead",
+}
+
+
 def _free_in_control_group() -> int | None:
     """Return what the control group (version 2) of this process has left; files that it has cached count as free."""
     try:
-        with open("/proc/self/cgroup") as groups:
-            path = next(line.strip().partition("::")[2] for line in groups if line.startswith("0::"))
-        folder = f"/sys/fs/cgroup{path}"
+        folder = _control_group()
         with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as current:
             left = int(limit.read()) - int(current.read())  # ValueError if the limit is "max"
         with open(f"{folder}/memory.stat") as stat:

@@ -115,8 +115,8 @@ class PoolContext:
 class Backend(Protocol):
     """Starts workers, carries batches to them, and tells what happened.
 
-    Only the thread that drives the engine calls `wait`; `start`, `send` and `end` are called by any thread, one at a time, and
-    never wait for a worker.
+    Only the thread that drives the engine calls `wait`; `start`, `send`, `end` and `inspect` are called by any thread, one at a
+    time, and never wait for a worker.
     """
 
     name: str
@@ -146,8 +146,12 @@ class Backend(Protocol):
         """Send a batch to a worker, behind those that were sent before."""
         ...
 
-    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
-        """Ask a worker to end when it has done what it was sent, or kill it; a `Died` event follows in any case."""
+    def end(self, worker_id: int, generation: int, how: str) -> None:
+        """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to."""
+        ...
+
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+        """Have a worker tell where its threads stand; an `Inspected` event follows, at once if this `is_last_call`."""
         ...
 
     def wait(self, timeout: float | None) -> Sequence[Event]:

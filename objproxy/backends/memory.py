@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
+import traceback
 from typing import Any
 
 from objproxy._engine import messages as m
@@ -76,6 +78,12 @@ class MemoryWorker:
             except Exception:
                 logging.getLogger("objproxy").exception("the close() of the object of worker %d raised", self.worker_id)
         return m.Died(self.worker_id, self.generation, exitcode=0)
+
+
+def stack_of(thread_id: int | None) -> str:
+    """Return where a thread of this process stands; "" if there is no such thread."""
+    frame = None if thread_id is None else sys._current_frames().get(thread_id)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
 
 
 def init_failed(worker_id: int, generation: int, error: BaseException, device: str | None) -> tuple[m.InitFailed, m.Died]:

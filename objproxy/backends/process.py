@@ -29,72 +29,24 @@ import socket
 import sys
 import time
 import weakref
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
-from objproxy._worker import wire
+from objproxy._worker import platform, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack, pack_operation
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.links import Link
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import decode_segments
 from objproxy.errors import WorkerInitError
-
-
-class _Link:
-    """The parent's end of one worker."""
-
-    __slots__ = (
-        "detail",
-        "fd",
-        "generation",
-        "info",
-        "is_ended",
-        "journal",
-        "lane",
-        "outgoing",
-        "pid",
-        "reader",
-        "received",
-        "sent",
-        "sock",
-        "started_at",
-        "worker_id",
-    )
-
-    def __init__(
-        self,
-        worker_id: int,
-        generation: int,
-        sock: socket.socket,
-        reader: wire.FrameReader,
-        journal: journals.Journal,
-        lane: Lane,
-        now: float,
-    ) -> None:
-        self.worker_id = worker_id
-        self.generation = generation
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.journal = journal
-        self.lane = lane
-        self.reader = reader
-        self.outgoing: deque[memoryview] = deque()  # what the channel had no room for
-        self.sent: deque[tuple[int, str]] = deque()  # batches not answered in full: (seq, method)
-        self.received = 0  # items of the oldest of them that have arrived
-        self.pid: int | None = None
-        self.info = WorkerInfo()
-        self.started_at = now
-        self.detail = ""
-        self.is_ended = False  # nothing more will come on the channel
 
 
 class ProcessBackend:
@@ -106,8 +58,10 @@ class ProcessBackend:
     def __init__(self) -> None:
         self._settings: dict[str, Any] = {}
         self._nursery: PoolNursery | None = None
-        self._links: dict[int, _Link] = {}
-        self._by_fd: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
+        self._by_fd: dict[int, Link] = {}
+        self._inspected: dict[int, Link] = {}  # by the descriptors of their pipes
+        self._n_memory_kills = platform.count_memory_kills()
         self._plane = program_plane()
         self._arena: Arena | None = None  # for arguments on their way
         self._events: list[m.Event] = []
@@ -158,33 +112,41 @@ class ProcessBackend:
     def start(self, worker_id: int, generation: int) -> None:
         """Ask the nursery for a worker and send it what it needs to come up."""
         nursery = self._nursery or self._open_nursery()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                link, journal_fd = self._make_link(worker_id, generation, ours)
-            except BaseException:  # no descriptors are left, perhaps
-                ours.close()
-                raise
-            inherited = (theirs.fileno(), journal_fd, self._plane.segments.fd)
-            try:
-                nursery.start_worker(worker_id, generation, tuple(fd for fd in inherited if fd is not None))
-            except NurseryLostError:
-                pass  # its end is in the poller, and will be told as the end of every worker
-            finally:
-                os.close(journal_fd)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            link, inherited = self._make_link(worker_id, generation, theirs, ours)
+            with contextlib.suppress(NurseryLostError):  # its end is in the poller, and will be told as that of every worker
+                nursery.start_worker(worker_id, generation, inherited)
+            ours.pop_all()  # they live as long as the link
         self._links[worker_id] = self._by_fd[link.fd] = link
         self._poller.add(link.fd)
         self._boot(link)
 
-    def _make_link(self, worker_id: int, generation: int, ours: socket.socket) -> tuple[_Link, int]:
-        """Return the parent's end of a new worker, and the descriptor of its journal."""
-        ours.setblocking(False)
-        reader = wire.FrameReader(ours, self._space)
-        lane = Lane(self._plane, functools.partial(self._on_forget, worker_id))
-        journal_fd = journals.create()
-        return _Link(worker_id, generation, ours, reader, journals.Journal(journal_fd), lane, self.now()), journal_fd
+    def _make_link(
+        self, worker_id: int, generation: int, theirs: contextlib.ExitStack, ours: contextlib.ExitStack
+    ) -> tuple[Link, tuple[int, ...]]:
+        """Return the parent's end of a new worker, and the descriptors for the worker.
 
-    def _boot(self, link: _Link) -> None:
+        What is opened is put on the two stacks at once: where descriptors run out, none may stay open.
+        """
+        mine, its = socket.socketpair()
+        ours.enter_context(mine)
+        theirs.enter_context(its)
+        mine.setblocking(False)
+        evidence_fd, its_evidence = os.pipe()
+        ours.callback(os.close, evidence_fd)
+        theirs.callback(os.close, its_evidence)
+        os.set_blocking(evidence_fd, False)
+        journal_fd = journals.create()
+        theirs.callback(os.close, journal_fd)
+        journal = journals.Journal(journal_fd)
+        ours.callback(journal.close)
+        lane = Lane(self._plane, functools.partial(self._on_forget, worker_id))
+        reader = wire.FrameReader(mine, self._space)
+        link = Link(worker_id, generation, mine, evidence_fd, reader, journal, lane, self.now())
+        inherited = (its.fileno(), journal_fd, its_evidence, self._plane.segments.fd)
+        return link, tuple(fd for fd in inherited if fd is not None)
+
+    def _boot(self, link: Link) -> None:
         """Send what a worker needs to come up."""
         cargo = self._recipe.cargo(link.worker_id, link.generation)
         boot = self._recipe.boot(link.worker_id, link.generation)._replace(
@@ -193,7 +155,7 @@ class ProcessBackend:
             segments_base=link.lane.base,
             shared_memory_limit=self._shared_memory_limit,
         )
-        self._write(link, wire.frame(wire.BOOT, pickle.dumps(boot, 5)))
+        link.write(wire.frame(wire.BOOT, pickle.dumps(boot, 5)), self._poller)
         for packed in cargo:
             self._write_packed(link, wire.CARGO, b"", packed)
 
@@ -213,25 +175,44 @@ class ProcessBackend:
         link.sent.append((batch.seq, rules.method))
         self._write_packed(link, wire.CALL, head, batch.payload.data)
 
-    def _write_packed(self, link: _Link, kind: int, head: bytes, data: bytes | Parcel) -> None:
+    def _write_packed(self, link: Link, kind: int, head: bytes, data: bytes | Parcel) -> None:
         if isinstance(data, Parcel):
-            self._write(link, link.lane.announce(data) + wire.frame(kind, head, data.stream))
+            link.write(link.lane.announce(data) + wire.frame(kind, head, data.stream), self._poller)
         else:
-            self._write(link, wire.frame(kind, head, data))
+            link.write(wire.frame(kind, head, data), self._poller)
 
-    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
-        """Ask a worker to end, or have it killed."""
+    def end(self, worker_id: int, generation: int, how: str) -> None:
+        """Ask a worker to end, interrupt it, or have it killed."""
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if is_polite:
-            self._write(link, wire.frame(wire.STOP))
+        if how == "ask":
+            link.write(wire.frame(wire.STOP), self._poller)
+        elif how == "interrupt":
+            self._signal(link, signal.SIGINT)
         else:
-            self._kill(link)
+            self._signal(link, signal.SIGKILL)
+
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+        """Have a worker write its stacks into its pipe."""
+        link = self._links.get(worker_id)
+        if link is None or link.generation != generation:
+            return
+        if is_last_call or link.pid is None:
+            self._tell_stack(link)
+        elif not link.is_being_inspected:
+            link.begin_inspection(self._poller)
+            self._inspected[link.evidence_fd] = link
+            self._signal(link, platform.STACK_SIGNAL)
+
+    def _tell_stack(self, link: Link) -> None:
+        self._inspected.pop(link.evidence_fd, None)
+        link.read_evidence()
+        self._events.append(m.Inspected(link.worker_id, link.generation, link.end_inspection(self._poller)))
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
-        ready = self._poller.wait(timeout)  # an interrupt (Ctrl-C) in here does no harm
+        ready = self._poller.wait(0 if self._events else timeout)  # an interrupt (Ctrl-C) in here does no harm
         try:
             for fd, mask in ready:
                 self._serve_descriptor(fd, mask)
@@ -239,7 +220,7 @@ class ProcessBackend:
             # Something may have been read and not taken in. Nobody can tell what, so nothing of a busy worker is believed.
             for link in self._links.values():
                 if link.sent:
-                    self._kill(link)
+                    self._signal(link, signal.SIGKILL)
             raise
         events, self._events = self._events, []
         return events
@@ -248,9 +229,12 @@ class ProcessBackend:
         link = self._by_fd.get(fd)
         if link is not None:
             if mask & WRITABLE:
-                self._write_more(link)
+                link.write_more(self._poller)
             if mask != WRITABLE:
                 self._read(link)
+        elif fd in self._inspected:
+            if self._inspected[fd].read_evidence():
+                self._tell_stack(self._inspected[fd])
         elif fd == self._wake_read:
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 4096)
@@ -291,9 +275,9 @@ class ProcessBackend:
 
     def _close_descriptors(self) -> None:
         for link in self._links.values():
-            link.sock.close()
-            link.journal.close()
+            link.close(self._poller)
         self._links.clear()
+        self._inspected.clear()
         self._by_fd.clear()
         self._poller.close()
         os.close(self._wake_read)
@@ -301,38 +285,7 @@ class ProcessBackend:
 
     # ---- channels -------------------------------------------------------------------------------------------------------
 
-    def _write(self, link: _Link, data: bytes) -> None:
-        if not link.outgoing:
-            try:
-                sent = os.write(link.fd, data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:  # the worker is gone; its end will be told by the nursery
-                return
-            if sent == len(data):
-                return
-            data = memoryview(data)[sent:]  # type: ignore[assignment]
-            self._poller.watch_writable(link.fd, True)
-        link.outgoing.append(memoryview(data))
-
-    def _write_more(self, link: _Link) -> None:
-        while link.outgoing:
-            data = link.outgoing[0]
-            try:
-                sent = os.write(link.fd, data)
-            except BlockingIOError:
-                return
-            except OSError:
-                link.outgoing.clear()
-                break
-            if sent < len(data):
-                link.outgoing[0] = data[sent:]
-            else:
-                link.outgoing.popleft()
-        if not link.is_ended:
-            self._poller.watch_writable(link.fd, False)
-
-    def _read(self, link: _Link) -> bool:
+    def _read(self, link: Link) -> bool:
         """Read what is there and take the frames in; False when nothing more will come."""
         try:
             for kind, body in link.reader.read():
@@ -352,24 +305,24 @@ class ProcessBackend:
             return False
         return True
 
-    def _end_of_channel(self, link: _Link) -> None:
+    def _end_of_channel(self, link: Link) -> None:
         if not link.is_ended:
             link.is_ended = True
             self._poller.remove(link.fd)
             # It is ending; if it is not, it has closed its channel and cannot be reached again. Where its start has not been
             # told yet, that is in the nursery's channel, which is read in the same turn, and it is killed then.
             if link.pid is not None:
-                self._kill(link)
+                self._signal(link, signal.SIGKILL)
 
-    def _kill(self, link: _Link) -> None:
+    def _signal(self, link: Link, number: int) -> None:
         if self._nursery is None:
             return
-        if link.pid is None:  # it has not been forked yet: the nursery is still loading the class, perhaps for ever
+        if link.pid is not None:
+            self._nursery.signal_worker(link.worker_id, link.generation, number)
+        elif number == signal.SIGKILL:  # it has not been forked yet: the nursery is still loading the class, perhaps for ever
             self._nursery.kill()
-        else:
-            self._nursery.signal_worker(link.worker_id, link.generation, signal.SIGKILL)
 
-    def _handle_frame(self, link: _Link, kind: int, body: bytes) -> None:
+    def _handle_frame(self, link: Link, kind: int, body: bytes) -> None:
         if kind == wire.READY:
             ready: Ready = pickle.loads(body)
             seconds = self.now() - link.started_at
@@ -389,7 +342,7 @@ class ProcessBackend:
         else:
             raise wire.ChannelClosedError(f"unknown kind of frame {kind}")
 
-    def _handle_reply(self, link: _Link, body: bytes) -> None:
+    def _handle_reply(self, link: Link, body: bytes) -> None:
         seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
         method = link.sent[0][1]
         outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method, link.lane.unpack)
@@ -400,7 +353,7 @@ class ProcessBackend:
             link.received += len(outcomes)
         self._events.append(m.Replied(link.worker_id, link.generation, seq, outcomes, failed, is_last, nanoseconds / 1e9))
 
-    def _init_error(self, link: _Link, body: bytes) -> WorkerInitError:
+    def _init_error(self, link: Link, body: bytes) -> WorkerInitError:
         cause = decode_error(body)
         device = self._recipe.device(link.worker_id)
         error = WorkerInitError(
@@ -429,9 +382,13 @@ class ProcessBackend:
         if verb == "started":
             link.pid = value
             if link.is_ended:
-                self._kill(link)
+                self._signal(link, signal.SIGKILL)
+        elif verb == "refused":
+            error = OSError(value, f"{os.strerror(value)}: the system has no room for worker {worker_id}")
+            self._events.append(m.StartFailed(worker_id, generation, error))
+            self._forget(link)
         else:
-            self._bury(link, value)
+            self._bury(link, *value)
 
     def _lose_nursery(self, nursery: PoolNursery) -> None:
         """Take in that the nursery has ended, and its workers with it; the next start makes a new one."""
@@ -442,21 +399,26 @@ class ProcessBackend:
             link.detail = "The process that loads its class and watches over it has ended"
             self._bury(link, -signal.SIGKILL, is_reaped=False)
 
-    def _bury(self, link: _Link, exitcode: int, *, is_reaped: bool = True) -> None:
+    def _bury(self, link: Link, exitcode: int, peak_rss: int | None = None, *, is_reaped: bool = True) -> None:
         """Read what is left of a dead worker."""
         while not link.is_ended and self._read(link):
             pass
+        self._events.append(self._autopsy(link, exitcode)._replace(peak_rss=peak_rss))
+        self._forget(link, is_reaped=is_reaped)
+
+    def _forget(self, link: Link, *, is_reaped: bool = True) -> None:
         if not link.is_ended:
             link.is_ended = True
             self._poller.remove(link.fd)
-        self._events.append(self._autopsy(link, exitcode))
         del self._links[link.worker_id], self._by_fd[link.fd]
-        link.sock.close()
-        link.journal.close()
+        link.close(self._poller)
         link.lane.end(is_certain=is_reaped)
 
-    def _autopsy(self, link: _Link, exitcode: int) -> m.Died:
-        died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=link.detail)
+    def _autopsy(self, link: Link, exitcode: int) -> m.Died:
+        self._inspected.pop(link.evidence_fd, None)
+        link.read_evidence()
+        detail, trace = link.detail or self._want_of_memory(exitcode), link.end_inspection(self._poller)
+        died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=detail, trace=trace)
         if not link.sent:
             return died
         seq, method = link.sent[0]
@@ -466,6 +428,18 @@ class ProcessBackend:
         segment, running = found
         outcomes, failed = ((), ()) if segment is None else decode_segments(segment.packed(), 0, link.worker_id, method)
         return died._replace(recovered=outcomes, failed=failed, running=running, started_seq=seq)
+
+    def _want_of_memory(self, exitcode: int) -> str:
+        """Say that the kernel killed the worker for want of memory, if it has killed anything since this was last asked."""
+        if exitcode != -signal.SIGKILL:
+            return ""
+        before, self._n_memory_kills = self._n_memory_kills, platform.count_memory_kills()
+        if before is None or self._n_memory_kills in (None, before):
+            return ""
+        return (
+            f"The kernel has killed for want of memory (its count of such kills rose from {before} to {self._n_memory_kills}): "
+            "give the pool fewer workers or smaller items, or see max_rss="
+        )
 
 
 def _apply(environ: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:

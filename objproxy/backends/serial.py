@@ -45,10 +45,14 @@ class SerialBackend(ByReference):
         worker = self._workers[worker_id]
         self._todo.append(lambda: [worker.serve(batch)])
 
-    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+        """Say nothing: who asks runs in the worker's own thread."""
+        self._todo.appendleft(lambda: [m.Inspected(worker_id, generation, "")])
+
+    def end(self, worker_id: int, generation: int, how: str) -> None:
         """Note that a worker has to end; a kill leaves out the object's own end, and what was to be run for it."""
         worker = self._workers[worker_id]
-        if is_polite:
+        if how == "ask":
             self._todo.append(lambda: [worker.finish()])
         else:
             self._todo.append(lambda: [m.Died(worker_id, generation)])

@@ -65,6 +65,10 @@ class Fate:
         Share of the batches that are answered in two parts.
     answers_late : float
         Share of the killed workers from which an answer still arrives.
+    keeps_silent : float
+        Share of the workers that do not say where they stand before they are asked again.
+    ignores_interrupts : float
+        Share of the interrupted workers that go on until they are killed.
     """
 
     item_seconds: float = 0.01
@@ -84,6 +88,8 @@ class Fate:
     spares_first: bool = True
     answers_in_parts: float = 0.0
     answers_late: float = 0.0
+    keeps_silent: float = 0.0
+    ignores_interrupts: float = 0.0
 
 
 class DeadlockError(AssertionError):
@@ -219,20 +225,25 @@ class SimulatedBackend(ByReference):
             if worker.is_up and worker.story is None:
                 self._begin_next(worker)
 
-    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
-        """Ask a worker to end, or kill it."""
-        with self._lock:
-            self._end(worker_id, generation, is_polite)
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+        """Say where a worker stands; as the seed says, only when it is asked again."""
+        if is_last_call or not self._happens(self._fate.keeps_silent):
+            self._tell(m.Inspected(worker_id, generation, "in a simulation"))
 
-    def _end(self, worker_id: int, generation: int, is_polite: bool) -> None:
+    def end(self, worker_id: int, generation: int, how: str) -> None:
+        """Ask a worker to end, interrupt what it runs, or kill it."""
+        with self._lock:
+            self._end(worker_id, generation, how)
+
+    def _end(self, worker_id: int, generation: int, how: str) -> None:
         worker = self._workers.get(worker_id)
         if worker is None or worker.generation != generation or worker.is_killed:
             return
-        if is_polite:
+        if how == "ask":
             worker.is_ending = True
             if worker.is_up and worker.story is None:
                 self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
-        else:
+        elif how == "kill" or not self._happens(self._fate.ignores_interrupts):
             worker.is_killed = True
             self._plan(self._fate.kill_seconds, lambda: self._bury(worker, _KILLED))
             if self._happens(self._fate.answers_late):

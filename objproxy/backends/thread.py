@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
-from objproxy.backends.memory import ByReference, MemoryWorker
+from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 
 
 class ThreadBackend(ByReference):
@@ -45,10 +45,14 @@ class ThreadBackend(ByReference):
         """Put a batch into the thread's queue."""
         self._threads[worker_id].inbox.put(batch)
 
-    def end(self, worker_id: int, generation: int, is_polite: bool) -> None:
-        """Ask the thread to end; a kill does not wait for what it runs."""
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+        """Look at the thread's frames."""
+        self._events.put(m.Inspected(worker_id, generation, stack_of(self._threads[worker_id].ident)))
+
+    def end(self, worker_id: int, generation: int, how: str) -> None:
+        """Ask the thread to end; anything more does not wait for what it runs."""
         thread = self._threads[worker_id]
-        if is_polite:
+        if how == "ask":
             thread.inbox.put(None)
         else:
             thread.forget()
@@ -97,6 +101,11 @@ class _WorkerThread:
         # A daemon, because a call that never ends must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's identifier."""
+        return self._thread.ident
 
     def forget(self) -> None:
         """Listen no more to this thread; it ends when it has done what it runs."""

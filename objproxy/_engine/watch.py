@@ -1,0 +1,81 @@
+"""What is done about workers that take too long or fall silent.
+
+Rules that live here:
+
+- a worker whose time is over is first asked where its threads stand, for the error; if it cannot say, what it has said so
+  far must do;
+- a worker that was interrupted and does not end is killed;
+- a worker that has given no sign of life for long is worth a warning, once for each time it falls silent.
+"""
+
+from __future__ import annotations
+
+from objproxy._engine import messages as m
+from objproxy._engine.ledger import Ledger
+from objproxy._engine.timers import Timers
+from objproxy._engine.workers import WorkerRecord
+
+#: A worker whose time is over has this long to say where it stands; it takes a millisecond, unless the worker is stopped.
+_STACK_SECONDS = 0.03
+
+#: An interrupted task has this long to clean up, before its worker is killed.
+GRACE_SECONDS = 0.5
+
+
+class Watch:
+    """Knows until when each worker must have done something.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Has the time, and takes the actions.
+    stall_seconds : float or None
+        Seconds of silence of a busy worker that are worth a warning.
+    """
+
+    def __init__(self, ledger: Ledger, stall_seconds: float | None) -> None:
+        self._ledger = ledger
+        self._stall_seconds = stall_seconds
+        self.limits = Timers()
+        self.silences = Timers()
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is due next, or None."""
+        moments = (self.limits.next_deadline(), self.silences.next_deadline())
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def expect(self, record: WorkerRecord, seconds: float | None) -> None:
+        """Give a worker so many seconds for what it begins now."""
+        record.n_looks = 0
+        if seconds is not None:
+            self.limits.set(record, self._ledger.now + seconds)
+
+    def hear_from(self, record: WorkerRecord) -> None:
+        """Note that a busy worker has given a sign of life: its silence begins anew."""
+        if self._stall_seconds is not None:
+            self.silences.set(record, self._ledger.now + self._stall_seconds)
+
+    def forget(self, record: WorkerRecord) -> None:
+        """Expect nothing of a worker."""
+        self.limits.clear(record)
+        self.silences.clear(record)
+
+    def tick(self) -> None:
+        """See who has taken too long, and who is silent."""
+        now = self._ledger.now
+        while (record := self.limits.pop_due(now)) is not None:
+            if record.phase == "ending":
+                self._ledger.actions.append(m.End(record.worker_id, record.generation, "kill"))
+            else:
+                self._ask_where_it_stands(record)
+        while (record := self.silences.pop_due(now)) is not None:
+            batch = record.inflight[0]
+            item = batch.start + batch.received
+            self._ledger.actions.append(m.Warn(record.worker_id, batch.rules.method, item, now - record.busy_since))
+
+    def _ask_where_it_stands(self, record: WorkerRecord) -> None:
+        record.n_looks += 1
+        is_last_call = record.n_looks > 1
+        if not is_last_call:
+            self.limits.set(record, self._ledger.now + _STACK_SECONDS)
+        self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call))

@@ -1,0 +1,426 @@
+"""Workers that take too long, fall silent or crash: what the caller learns, and what the task may still do."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from objproxy import ProxyPool, TaskTimeoutError, WorkerDiedError, WorkerInitError
+from objproxy._worker import platform
+from targets import Gate, poll_until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Busy:
+    """An object whose methods do not end by themselves, each in another way."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def sleep(self, started: Gate) -> None:
+        started.open()
+        time.sleep(600)
+
+    def swallow(self, started: Gate) -> None:
+        started.open()
+        while True:
+            try:
+                time.sleep(600)
+            except BaseException:
+                continue
+
+    def compute(self, started: Gate) -> None:
+        started.open()
+        sum(range(10**12))  # in one call of compiled code, which holds the interpreter lock
+
+    def stop(self, started: Gate) -> None:
+        started.open()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def ignore_terminate(self, started: Gate) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.sleep(started)
+
+    def lock_file(self, started: Gate) -> None:
+        holder = os.open(started.path, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        started.open()
+        other = os.open(started.path, os.O_RDWR)
+        fcntl.flock(other, fcntl.LOCK_EX)  # for ever: the first descriptor has it
+
+    def clean_up(self, started: Gate, path: Path) -> None:
+        try:
+            self.sleep(started)
+        finally:
+            path.write_text("clean")
+
+    def catch_and_return(self, started: Gate, path: Path) -> str:
+        try:
+            self.sleep(started)
+        except KeyboardInterrupt as exc:
+            path.write_text(str(exc))
+        return "too late"
+
+    def crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    def be_killed(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def answer_in_parts(self, item: int, gate: Gate) -> int:
+        if item:
+            gate.wait()
+        return item
+
+
+HANGS = ["sleep", "swallow", "compute", "stop", "ignore_terminate", "lock_file"]
+
+#: Where a worker that hangs so can say where it stands.
+TELLS = {"sleep", "swallow", "compute", "ignore_terminate", "lock_file"}
+
+
+@pytest.fixture(params=["forkserver", "fork", "spawn", "portable"])
+def pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProxyPool[Busy]]:
+    if request.param == "portable":
+        monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
+    method = None if request.param == "portable" else request.param
+    with ProxyPool(Busy, worker_count=2, start_method=method, max_restarts=(50, 5.0)) as made:
+        yield made
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "started")
+
+
+# ---- time limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HANGS)
+def test_whatever_hangs_is_timed_out_and_its_worker_replaced(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
+    pids = pool.pid().tolist()
+    other = pool[1].pid()
+    with pytest.raises(TaskTimeoutError) as caught:
+        getattr(pool[0], how).options(timeout=0.2).submit(started).result()
+    assert (caught.value.worker_id, caught.value.method, caught.value.seconds) == (0, how, 0.2)
+    assert started.is_open
+    if how in TELLS:
+        assert f"in {how}" in caught.value.stack
+        assert "nursery" not in caught.value.stack, "how the process came to be is of no interest"
+        assert caught.value.stack.rstrip() in str(caught.value)
+    assert pool.wait_ready(30)
+    assert pool[0].pid() not in pids
+    assert pool[1].pid() == other
+    poll_until(lambda: not psutil.pid_exists(pids[0]))
+
+
+def test_an_interrupted_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
+    with pytest.raises(TaskTimeoutError):
+        pool.clean_up.options(timeout=0.2).submit(started, tmp_path / "trace").result()
+    assert pool.wait_ready(30)
+    assert (tmp_path / "trace").read_text() == "clean"
+
+
+def test_a_cancelled_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
+    future = pool.clean_up.submit(started, tmp_path / "trace")
+    started.wait()
+    assert future.cancel()
+    assert pool.wait_ready(30)
+    assert (tmp_path / "trace").read_text() == "clean"
+
+
+def test_what_an_interrupted_task_still_returns_counts_no_more(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
+    pids = set(pool.pid().tolist())
+    with pytest.raises(TaskTimeoutError):
+        pool.catch_and_return.options(timeout=0.2).submit(started, tmp_path / "trace").result()
+    assert pool.wait_ready(30)
+    assert "given this call up" in (tmp_path / "trace").read_text()
+    assert len(set(pool.pid().tolist()) - pids) == 1
+
+
+def test_a_cancelled_task_that_ignores_its_interrupt_is_killed_though_nobody_waits(started: Gate) -> None:
+    with ProxyPool(Busy, worker_count=1) as pool:
+        pid = pool[0].pid()
+        future = pool.swallow.submit(started)
+        started.wait()
+        assert future.cancel()
+        pool.wait_ready(30)  # waits beside the thread that drives the futures, and that knew of no deadline
+        assert pool[0].pid() != pid
+
+
+def test_a_constructor_that_takes_too_long_is_told_with_where_it_stands() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.wait_for_ever()
+
+        def wait_for_ever(self) -> None:
+            time.sleep(600)
+
+    with pytest.raises(WorkerInitError, match=r"init_timeout=0\.3 s") as caught:
+        ProxyPool(Slow, worker_count=1, init_timeout=0.3)
+    assert "in wait_for_ever" in caught.value.remote_traceback
+
+
+# ---- stacks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["sleep", "compute"])
+def test_stacks_can_be_asked_for_at_any_time(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
+    future = getattr(pool[1], how).submit(started)
+    started.wait()
+    for _ in range(3):
+        stacks = pool.dump_stacks()
+        assert set(stacks) == {0, 1}
+        assert "in receive" in stacks[0]
+        assert f"in {how}" in stacks[1]
+    assert future.cancel()
+
+
+def test_one_waits_for_workers_beside_the_thread_that_drives_futures(started: Gate) -> None:
+    """Regression: who slept beside the leader was not woken by what happened to workers."""
+    with ProxyPool(Busy, worker_count=2) as pool:
+        future = pool[1].sleep.submit(started)
+        pid = pool.workers[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        poll_until(lambda: psutil.pid_exists(pid) is False)
+        began = time.monotonic()
+        assert pool.wait_ready(60)
+        assert time.monotonic() - began < 50, "it waited for its own time limit"
+        assert future.cancel()
+
+
+def test_a_stopped_worker_is_told_as_such(pool: ProxyPool[Busy], started: Gate) -> None:
+    future = pool[0].stop.submit(started)
+    pid = pool.workers[0].pid
+    assert pid is not None
+    poll_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    stacks = pool.dump_stacks(timeout=0.1)
+    assert "has not told" in stacks[0]
+    assert "stopped" in stacks[0]
+    assert "in receive" in stacks[1]
+    assert future.cancel()
+
+
+def test_asking_for_stacks_disturbs_nothing(pool: ProxyPool[Busy]) -> None:
+    pids = pool.pid().tolist()
+    for _ in range(50):
+        pool.dump_stacks()
+    assert pool.pid().tolist() == pids
+
+
+def test_stacks_of_threads_of_the_pool(started: Gate) -> None:
+    class Waiting:
+        def wait(self, started: Gate, gate: Gate) -> None:
+            started.open()
+            gate.wait()
+
+    gate = Gate(started.path.with_name("gate"))
+    with ProxyPool(Waiting, worker_count=1, backend="thread") as pool:
+        future = pool.wait.submit(started, gate)
+        started.wait()
+        assert "in wait" in pool.dump_stacks()[0]
+        gate.open()
+        future.result()
+
+
+def test_stacks_need_a_time_to_wait_and_an_open_pool() -> None:
+    pool = ProxyPool(Busy, worker_count=1)
+    for bad, error in ((None, TypeError), ("1", TypeError), (0, ValueError)):
+        with pytest.raises(error):
+            pool.dump_stacks(bad)  # type: ignore[arg-type]
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.dump_stacks()
+
+
+def test_threads_of_a_worker_are_shown_too() -> None:
+    class Threaded:
+        def __init__(self) -> None:
+            threading.Thread(target=self.beside, daemon=True).start()
+
+        def beside(self) -> None:
+            time.sleep(600)
+
+    with ProxyPool(Threaded, worker_count=1) as pool:
+        poll_until(lambda: "in beside" in pool.dump_stacks()[0])
+
+
+# ---- silence --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_worker_is_worth_a_warning(started: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    with ProxyPool(Busy, worker_count=2, stall_warning=0.05) as pool, caplog.at_level(logging.WARNING, "objproxy"):
+        future = pool[1].sleep.submit(started)
+        poll_until(lambda: caplog.records)
+        record = caplog.records[0]
+        assert (record.name, record.levelno, record.worker_id) == ("objproxy", logging.WARNING, 1)  # type: ignore[attr-defined]
+        assert "worker 1" in record.getMessage()
+        assert "sleep, item 0" in record.getMessage()
+        assert future.cancel()
+        pool.wait_ready(30)
+        assert len(caplog.records) == 1
+
+
+# ---- evidence -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_leaves_its_trace(pool: ProxyPool[Busy]) -> None:
+    with pytest.raises(WorkerDiedError) as caught:
+        pool[0].crash()
+    assert caught.value.signal == "SIGSEGV"
+    assert "in crash" in caught.value.stack
+    assert caught.value.stack.rstrip() in str(caught.value)
+
+
+def test_the_most_memory_that_a_worker_held_is_told(pool: ProxyPool[Busy]) -> None:
+    with pytest.raises(WorkerDiedError) as caught:
+        pool[0].be_killed()
+    assert caught.value.peak_rss is not None
+    assert 1e6 < caught.value.peak_rss < 1e10
+    assert f"{caught.value.peak_rss / 1e6:.0f} MB" in str(caught.value)
+
+
+def test_a_kill_for_want_of_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's count is the evidence; a real want of memory would hit more than this test."""
+    counts = iter([3, 3, 4])
+    monkeypatch.setattr(platform, "count_memory_kills", lambda: next(counts))
+    with ProxyPool(Busy, worker_count=2) as pool:
+        with pytest.raises(WorkerDiedError, match="somebody did"):
+            pool[0].be_killed()
+        with pytest.raises(WorkerDiedError, match=r"want of memory .* rose from 3 to 4"):
+            pool[0].be_killed()
+
+
+def test_the_kernels_count_of_such_kills_can_be_read() -> None:
+    count = platform.count_memory_kills()
+    assert count is None or count >= 0
+    assert count is not None or not any(os.path.exists(path) for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"))
+
+
+# ---- no room --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_without_descriptors_is_told_at_once_and_goes_on() -> None:
+    code = """
+    import errno, os, resource, time
+    from objproxy import ProxyPool
+
+    with ProxyPool(dict, worker_count=1):
+        pass
+    before = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for n_free in range(4, 60, 5):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + n_free, hard))
+        try:
+            ProxyPool(dict, worker_count=40)
+        except OSError as exc:
+            assert exc.errno == errno.EMFILE, exc
+        else:
+            raise AssertionError(n_free)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == before, n_free
+    with ProxyPool(dict, worker_count=2) as pool:
+        print(pool.copy(stack_results=False))
+    """
+    program = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert (program.returncode, program.stdout, program.stderr) == (0, "[{}, {}]\n", "")
+
+
+def test_a_replacement_that_cannot_be_started_is_its_workers_loss_alone() -> None:
+    with ProxyPool(Busy, worker_count=2, max_restarts=(1, 60.0)) as pool:
+        pid = pool.workers[0].pid
+        assert pid is not None
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            os.kill(pid, signal.SIGKILL)
+            poll_until(lambda: pool._core.driver.look() or pool._core.driver.state.workers[0].phase == "quarantined")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with pytest.raises(WorkerInitError, match=os.strerror(errno.EMFILE)):
+            pool[0].pid()
+        assert {pool.pid.submit().result() for _ in range(5)} == {pool.workers[1].pid}
+
+
+def test_a_refused_fork_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, fork, calls = os.getpid(), os.fork, []
+
+    def fork_or_refuse() -> int:
+        if os.getpid() != owner:  # in the nursery
+            calls.append(1)
+            if len(calls) == 2:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_or_refuse)
+    with pytest.raises(OSError, match="no room for worker 1") as caught:
+        ProxyPool(Busy, worker_count=3, start_method="fork")
+    assert caught.value.errno == errno.EAGAIN
+
+
+# ---- what a replacement has to know ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_before_a_journalled_broadcast_has_ended_elsewhere_replays_it(tmp_path: Path) -> None:
+    class Scale:
+        value = 0
+
+        def __init__(self, gate: Gate) -> None:
+            self.gate = gate
+
+        def set(self, value: int, wait_on: int) -> None:
+            from objproxy import current_worker
+
+            if current_worker().worker_id == wait_on:
+                self.gate.wait()
+            self.value = value
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    gate = Gate(tmp_path / "gate")
+    with ProxyPool(Scale, worker_count=2, init_args=(gate,), on_restart="replay") as pool:
+        pid = pool[0].pid()
+        caller = threading.Thread(target=lambda: pool.set.options(journal=True)(5, wait_on=1))
+        caller.start()
+        poll_until(lambda: pool._core.recipe.replays[0])
+        os.kill(pid, signal.SIGKILL)
+        poll_until(lambda: pool.workers[0].generation == 1)
+        gate.open()
+        caller.join()
+        with pytest.raises(WorkerDiedError):
+            pool[0].pid()
+        assert pool.value.tolist() == [5, 5]
+
+
+def test_retries_hold_for_one_instance_too(tmp_path: Path) -> None:
+    class Once:
+        def die_first(self, path: Path) -> int:
+            if not path.exists():
+                path.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 7
+
+    with ProxyPool(Once, worker_count=2) as pool:
+        assert pool[0].die_first.options(retries=2)(tmp_path / "token") == 7
