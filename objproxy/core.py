@@ -119,6 +119,8 @@ class PoolCore:
         except BaseException:
             self.recipe.n_workers = before
             raise
+        for worker_id in range(before, n_workers):
+            self.recipe.join(worker_id)
         self.driver.resize(n_workers)
         state = self.driver.state
         self.driver.wait_until(lambda: len(state.workers) <= n_workers and not self._is_anyone("starting"))

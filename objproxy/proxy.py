@@ -243,7 +243,7 @@ class ProxyPool(Generic[T]):
         ----------
         n_workers : int
             New number. Workers that go (those with the highest numbers) finish what they run and end politely; new ones
-            are made as the first were.
+            are made as the first were, and with ``on_restart="replay"`` carry out the broadcasts that worker 0 has.
         """
         if n_workers is None:
             raise TypeError("resize(None): expected the number of workers")
@@ -252,6 +252,8 @@ class ProxyPool(Generic[T]):
 
     def checkpoint(self) -> None:
         """Take a snapshot of every instance, from which ``on_restart="snapshot"`` builds replacements.
+
+        A snapshot is a pickle: an array in it that lies in a `SharedArray` comes back as an array of the instance's own.
 
         Raises
         ------

@@ -103,6 +103,10 @@ class PoolRecipe:
         for worker_id in range(self.n_workers):
             self._packed_arguments(worker_id)
 
+    def join(self, worker_id: int) -> None:
+        """Note that a worker joins a pool that has run for a while: it begins with what the first has carried out."""
+        self.replays[worker_id] = list(self.replays[0])
+
     def forget(self) -> None:
         """Let go of everything large: no worker will be made any more."""
         self._packed.clear()
@@ -159,7 +163,7 @@ class PoolRecipe:
         """Return what follows the boot message, packed: arguments or snapshot, and operations to carry out again."""
         snapshot = self._snapshot(worker_id, generation)
         start = self._packed_arguments(worker_id) if snapshot is None else self._pack(snapshot)
-        return [start, *self._replay(worker_id, generation)]
+        return [start, *self._replay(worker_id)]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
@@ -168,7 +172,7 @@ class PoolRecipe:
             return pickle.loads(snapshot)
         args, kwargs = self._packed_arguments(worker_id)
         instance = self.info.factory(*args, **kwargs)
-        for operation in self._replay(worker_id, generation):
+        for operation in self._replay(worker_id):
             getattr(instance, operation.name)(*operation.args, **operation.kwargs)
         return instance
 
@@ -195,8 +199,8 @@ class PoolRecipe:
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
         return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
 
-    def _replay(self, worker_id: int, generation: int) -> Sequence[Any]:
-        return self.replays[worker_id] if generation and self._on_restart == "replay" else ()
+    def _replay(self, worker_id: int) -> Sequence[Any]:
+        return self.replays[worker_id] if self._on_restart == "replay" else ()
 
     def _cpus(self, worker_id: int) -> tuple[int, ...] | None:
         if self._cpu_ids is None:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -90,6 +91,9 @@ class Busy:
 
 HANGS = ["sleep", "swallow", "compute", "stop", "ignore_terminate", "lock_file"]
 
+#: Seconds in which a task is sure to have begun, also on a busy machine.
+LIMIT = 1.0
+
 #: Where a worker that hangs so can say where it stands.
 TELLS = {"sleep", "swallow", "compute", "ignore_terminate", "lock_file"}
 
@@ -112,12 +116,21 @@ def started(tmp_path: Path) -> Gate:
 
 
 @pytest.mark.parametrize("how", HANGS)
-def test_whatever_hangs_is_timed_out_and_its_worker_replaced(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
+def test_whatever_hangs_is_timed_out_and_its_worker_replaced(started: Gate, how: str) -> None:
+    with ProxyPool(Busy, worker_count=2) as pool:
+        check_time_out(pool, started, how)
+
+
+def test_a_task_that_sleeps_is_timed_out_under_every_start_method(pool: ProxyPool[Busy], started: Gate) -> None:
+    check_time_out(pool, started, "sleep")
+
+
+def check_time_out(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
     pids = pool.pid().tolist()
     other = pool[1].pid()
     with pytest.raises(TaskTimeoutError) as caught:
-        getattr(pool[0], how).options(timeout=0.2).submit(started).result()
-    assert (caught.value.worker_id, caught.value.method, caught.value.seconds) == (0, how, 0.2)
+        getattr(pool[0], how).options(timeout=LIMIT).submit(started).result()
+    assert (caught.value.worker_id, caught.value.method, caught.value.seconds) == (0, how, LIMIT)
     assert started.is_open
     if how in TELLS:
         assert f"in {how}" in caught.value.stack
@@ -131,7 +144,7 @@ def test_whatever_hangs_is_timed_out_and_its_worker_replaced(pool: ProxyPool[Bus
 
 def test_an_interrupted_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
     with pytest.raises(TaskTimeoutError):
-        pool.clean_up.options(timeout=0.2).submit(started, tmp_path / "trace").result()
+        pool.clean_up.options(timeout=LIMIT).submit(started, tmp_path / "trace").result()
     assert pool.wait_ready(30)
     assert (tmp_path / "trace").read_text() == "clean"
 
@@ -147,7 +160,7 @@ def test_a_cancelled_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp
 def test_what_an_interrupted_task_still_returns_counts_no_more(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
     pids = set(pool.pid().tolist())
     with pytest.raises(TaskTimeoutError):
-        pool.catch_and_return.options(timeout=0.2).submit(started, tmp_path / "trace").result()
+        pool.catch_and_return.options(timeout=LIMIT).submit(started, tmp_path / "trace").result()
     assert pool.wait_ready(30)
     assert "given this call up" in (tmp_path / "trace").read_text()
     assert len(set(pool.pid().tolist()) - pids) == 1
@@ -424,3 +437,57 @@ def test_retries_hold_for_one_instance_too(tmp_path: Path) -> None:
 
     with ProxyPool(Once, worker_count=2) as pool:
         assert pool[0].die_first.options(retries=2)(tmp_path / "token") == 7
+
+
+def test_a_worker_that_joins_a_pool_has_what_the_journalled_broadcasts_gave_the_others() -> None:
+    with ProxyPool(Setting, worker_count=1, on_restart="replay") as pool:
+        pool.set.options(journal=True)(3)
+        pool.resize(3)
+        assert pool.value.tolist() == [3, 3, 3]
+        pool.resize(1)
+        pool.set.options(journal=True)(4)
+        pool.resize(2)
+        assert pool.value.tolist() == [4, 4]
+
+
+class Setting:
+    value = 0
+
+    def set(self, value: int) -> None:
+        self.value = value
+
+
+# ---- arguments that cannot be unpickled -----------------------------------------------------------------------------------
+
+
+class Unreadable:
+    """Does `what` when it is unpickled in a worker."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __reduce__(self) -> Any:
+        return _misbehave, (self.what,)
+
+
+def _misbehave(what: str) -> None:
+    if what == "raise":
+        raise LookupError("not to be read")
+    os._exit(7)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 10, 40])
+@pytest.mark.parametrize(("what", "error"), [("raise", LookupError), ("exit", WorkerDiedError)])
+def test_an_argument_that_cannot_be_unpickled_costs_its_own_item(what: str, error: Any, chunksize: int | None) -> None:
+    items: list[Any] = list(range(40))
+    items[33] = Unreadable(what)
+    with ProxyPool(Echo, worker_count=2, max_restarts=(50, 5.0)) as pool:
+        pool.echo.map(range(1000))  # so that chunks are large where they adapt
+        results = pool.echo.options(on_error="return", chunksize=chunksize).map(items)
+        assert isinstance(results[33], error)
+        assert results[:33] + results[34:] == [*range(33), *range(34, 40)]
+
+
+class Echo:
+    def echo(self, value: Any) -> Any:
+        return value

@@ -202,6 +202,14 @@ class Replied(NamedTuple):
     seconds: float
 
 
+class Unreadable(NamedTuple):
+    """A worker could not unpickle the arguments of its oldest batch, which has several items; none of them has run."""
+
+    worker_id: int
+    generation: int
+    seq: int
+
+
 class Outgrown(NamedTuple):
     """A worker holds more memory than it may; it shall be replaced when it has done what it was sent."""
 
@@ -216,6 +224,8 @@ class Died(NamedTuple):
     ----------
     started_seq : int or None
         The batch that it was running, if any.
+    is_unpickling : bool
+        Whether it was still unpickling the arguments of that batch.
     recovered : Sequence
         Results of that batch that it left in its journal, after those that were received.
     failed : Sequence of int
@@ -238,6 +248,7 @@ class Died(NamedTuple):
     failed: Sequence[int] = ()
     running: int | None = None
     started_seq: int | None = None
+    is_unpickling: bool = False
     detail: str = ""
     peak_rss: int | None = None
     trace: str = ""
@@ -305,6 +316,7 @@ Event = (
     | InitFailed
     | Replied
     | SendFailed
+    | Unreadable
     | Outgrown
     | Died
     | StartFailed

@@ -88,6 +88,11 @@ class Settlement:
         self._dispatcher.end_head(record, batch)
         return batch
 
+    def take_apart(self, record: WorkerRecord, batch: Batch) -> None:
+        """Have the items of a batch sent one by one: its arguments cannot be unpickled, and nobody knows whose they are."""
+        for at in range(batch.count):
+            self._dispatcher.put_back(batch.cut(at, at + 1), record)
+
     def settle_orphans(self, record: WorkerRecord, event: m.Died) -> bool:
         """Settle what was sent to a dead worker: one item may have run, the rest goes back to the queue.
 
@@ -96,6 +101,9 @@ class Settlement:
         is_told = False
         while record.inflight:
             batch = self.take_head(record)
+            if batch.seq == event.started_seq and event.is_unpickling and batch.count > 1:
+                self.take_apart(record, batch)
+                continue
             if batch.seq == event.started_seq:
                 self.take_in(record, batch, event.recovered, event.failed)
                 is_told = self._blame(record, batch, event)

@@ -116,6 +116,7 @@ class PoolState:
             m.InitFailed: self._on_init_failed,
             m.StartFailed: self._on_start_failed,
             m.Replied: self._on_replied,
+            m.Unreadable: self._on_unreadable,
             m.SendFailed: self._on_send_failed,
             m.Outgrown: self._on_outgrown,
             m.Died: self._on_died,
@@ -230,6 +231,16 @@ class PoolState:
             self._note_slow(seconds, batch, record)
         if record.phase == "busy":
             self._serve(record)
+
+    def _on_unreadable(self, event: m.Unreadable) -> None:
+        record = self._find(event.worker_id, event.generation)
+        if record is not None and record.inflight and record.inflight[0].seq == event.seq:
+            batch = self._settlement.take_head(record)
+            if record.inflight:
+                self._dispatcher.begin_head(record, record.inflight[0])
+            self._settlement.take_apart(record, batch)
+            if record.phase == "busy":
+                self._serve(record)
 
     def _on_outgrown(self, event: m.Outgrown) -> None:
         record = self.workers.get(event.worker_id)

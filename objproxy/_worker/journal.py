@@ -30,8 +30,8 @@ _HEADER_BYTES = _HEADER_WORDS * 8
 N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 
 # Words of the header: batch being run; lane; items of it before those in the journal; items in the journal (slow lanes only);
-# bytes that they fill; the mark of a free slot; slots that are in use or marked free.
-SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT = range(7)
+# bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled.
+SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING = range(8)
 
 
 class Segment(NamedTuple):
@@ -103,7 +103,17 @@ class Journal:
         header = self.header
         header[LANE] = wire.NONES
         header[BASE] = header[COUNT] = 0
+        header[UNPICKLING] = 1
         header[SEQ] = seq
+
+    def begin_items(self) -> None:
+        """Note that the arguments are there; from now on it is an item that runs."""
+        self.header[UNPICKLING] = 0
+
+    @property
+    def is_unpickling(self) -> bool:
+        """Whether the arguments of the batch are being unpickled: no item of it has run."""
+        return bool(self.header[UNPICKLING])
 
     def open_lane(self, lane: int, base: int, n_items: int) -> None:
         """Empty the journal, whose results have been sent; the next, at most `n_items`, go into `lane`.

@@ -84,10 +84,14 @@ class WorkerLoop:
         began = time.perf_counter()
         try:
             operation = wire.Operation(*self._plane.unpack(memoryview(body)[wire.CALL_HEAD.size :], parts))
-        except BaseException as exc:  # whatever the user's __setstate__ raises is the error of its items
-            self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
+        except BaseException as exc:  # whatever the user's __setstate__ raises is the error of its item
+            if count > 1:  # which one it is turns out when they come one by one
+                self._channel.send(wire.UNREADABLE, wire.UNREADABLE_BODY.pack(seq))
+            else:
+                self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
             return
 
+        self._journal.begin_items()
         del body  # may be large, and the call may take long
         self._item_base = (call_number, start) if call_number else None
         if operation.verb == "map":

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO = 1, 2, 3, 4, 5, 6
 # From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
-READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN = 11, 12, 13, 14, 15, 16
+READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
 
 #: Kind of a frame and the number of bytes that follow.
 HEADER = struct.Struct("<IQ")
@@ -31,6 +31,9 @@ CALL_HEAD = struct.Struct("<QQQI")
 
 #: Sequence number of the batch, whether this is its last reply, nanoseconds of work so far.
 REPLY_HEAD = struct.Struct("<Q?Q")
+
+#: Sequence number of a batch of several items that cannot be unpickled.
+UNREADABLE_BODY = struct.Struct("<Q")
 
 #: Lane of a segment, number of items, number of bytes.
 SEGMENT_HEAD = struct.Struct("<BQQ")

@@ -331,6 +331,9 @@ class ProcessBackend:
             self._events.append(m.Ready(link.worker_id, link.generation))
         elif kind == wire.INIT_FAILED:
             self._events.append(m.InitFailed(link.worker_id, link.generation, self._init_error(link, body)))
+        elif kind == wire.UNREADABLE:
+            link.sent.popleft()
+            self._events.append(m.Unreadable(link.worker_id, link.generation, *wire.UNREADABLE_BODY.unpack(body)))
         elif kind == wire.OUTGROWN:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
         elif kind == wire.PARTS:
@@ -427,7 +430,13 @@ class ProcessBackend:
             return died
         segment, running = found
         outcomes, failed = ((), ()) if segment is None else decode_segments(segment.packed(), 0, link.worker_id, method)
-        return died._replace(recovered=outcomes, failed=failed, running=running, started_seq=seq)
+        return died._replace(
+            recovered=outcomes,
+            failed=failed,
+            running=running,
+            started_seq=seq,
+            is_unpickling=link.journal.is_unpickling,
+        )
 
     def _want_of_memory(self, exitcode: int) -> str:
         """Say that the kernel killed the worker for want of memory, if it has killed anything since this was last asked."""
