@@ -62,7 +62,8 @@ def _n_descriptors() -> int:
 
 
 def _segments() -> set[str]:
-    return {path.name for path in _SHARED_MEMORY.glob("objproxy*")} if _SHARED_MEMORY.exists() else set()
+    """Return the names of this program's own; other programs, another run of the tests among them, have theirs."""
+    return {path.name for path in _SHARED_MEMORY.glob(f"objproxy-{os.getpid()}-*")} if _SHARED_MEMORY.exists() else set()
 
 
 @pytest.fixture(scope="session", autouse=True)
