@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         WorkerDiedError,
         WorkerInitError,
     )
+    from objproxy.parallel import ParallelCall, ParallelFunction, parallelise
     from objproxy.proxy import ProxyPool
     from objproxy.shared import SharedArray, SharedValue
     from objproxy.sharing_names import SharedArrayWrapper, Unpacker, iterlen, lenrepeat, lenzip, unpack
 
 _HOMES = {
+    **dict.fromkeys(("ParallelCall", "ParallelFunction", "parallelise"), "objproxy.parallel"),
     "ProxyPool": "objproxy.proxy",
     "SharedArray": "objproxy.shared",
     "SharedValue": "objproxy.shared",
@@ -65,6 +67,8 @@ __all__ = [
     "DeviceError",
     "NotSupportedError",
     "ObjProxyError",
+    "ParallelCall",
+    "ParallelFunction",
     "PoisonTaskError",
     "PoolBrokenError",
     "PoolClosedError",
@@ -85,6 +89,7 @@ __all__ = [
     "iterlen",
     "lenrepeat",
     "lenzip",
+    "parallelise",
     "report_progress",
     "unpack",
 ]

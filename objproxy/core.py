@@ -67,7 +67,9 @@ class PoolCore:
         self.verbs = Verbs(self.driver, explain_operation)
         # What is to be ended in its worker because nobody holds it here any more: generators, shared objects.
         self._forgotten: deque[tuple[int, Operation]] = deque()
-        self._finalizer = weakref.finalize(self, _end_forgotten, self.driver, recipe.name, os.getpid())
+        self._finalizer = weakref.finalize(
+            self, _end_forgotten, self.driver, recipe.name if settings.warn_unclosed else None, os.getpid()
+        )
 
     def __repr__(self) -> str:
         method = self.settings.start_method or next(iter(self.backend.capabilities.start_methods), "")
@@ -333,10 +335,14 @@ def handle_record(fields: dict[str, Any]) -> None:
         logger.handle(logging.makeLogRecord(fields))
 
 
-def _end_forgotten(driver: Driver, name: str, owner_pid: int) -> None:
-    """End a pool that nobody holds any more, or that the program leaves open when it ends."""
-    if os.getpid() == owner_pid and driver.state.phase != "closed":
-        warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
+def _end_forgotten(driver: Driver, name: str | None, owner_pid: int) -> None:
+    """End a pool that nobody holds any more, or that the program leaves open when it ends; warn if it has a name."""
+    if os.getpid() != owner_pid or driver.state.phase == "closed":
+        return
+    try:
+        if name is not None:
+            warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
+    finally:  # also where warnings are errors
         error = PoolClosedError("the pool was forgotten without being closed")
         if driver.is_in_use_here():
             # Garbage is collected wherever something is allocated: here, in the middle of this pool's own engine.

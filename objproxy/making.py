@@ -45,6 +45,7 @@ def make_core(
     cpu_ids: Any,
     on_progress: Callable[[int, int, int | None], None] | None,
     name: str | None,
+    warn_unclosed: bool,
 ) -> PoolCore:
     """Check the arguments of a pool and make its engine; nothing is started yet.
 
@@ -68,6 +69,7 @@ def make_core(
         stall_warning=stall_warning,
         threads_per_worker=threads_per_worker,
         shared_memory_limit=shared_memory_limit,
+        warn_unclosed=warn_unclosed,
         **({"on_progress": on_progress} if on_progress is not None else {}),
     )
     _check_seed(seed)

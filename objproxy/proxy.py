@@ -81,6 +81,9 @@ class ProxyPool(Generic[T]):
         Called with (worker_id, done, total) when a worker calls `objproxy.report_progress`.
     name : str or None
         Name of the pool, for logs and errors.
+    warn_unclosed : bool
+        A pool that nobody holds any more, or that is open when the program ends, ends its workers; True tells by a
+        ``ResourceWarning`` that it was never closed.
 
     Raises
     ------
@@ -144,6 +147,7 @@ class ProxyPool(Generic[T]):
         cpu_ids: Any = None,
         on_progress: Callable[[int, int, int | None], None] | None = None,
         name: str | None = None,
+        warn_unclosed: bool = True,
     ) -> None:
         if not callable(cls):
             raise TypeError(f"ProxyPool needs a class, or a function that makes an object; got {cls!r}")
@@ -176,6 +180,7 @@ class ProxyPool(Generic[T]):
             cpu_ids=cpu_ids,
             on_progress=on_progress,
             name=name,
+            warn_unclosed=warn_unclosed,
         )
         self.__dict__["_core"] = core
         self.__dict__["_names"] = PoolNames(core)

@@ -6,6 +6,8 @@ Each takes a list and returns a value, so that each can stand in ``stack_results
 
 They are plain Python and work with whatever has the operator in question: numbers, fractions, arrays, sets. The order
 is that of the results, nothing given is changed, and no results give the operation's neutral element if it has one.
+
+For results that each stand for a batch of items, `combine_batches` applies a reduction so that the value is that of all items.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import itertools
 import math
 import operator
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "average_reduction",
     "bitwise_and_reduction",
     "bitwise_or_reduction",
+    "combine_batches",
     "dict_merge_reduction",
     "flatten_reduction",
     "histogram_reduction",
@@ -289,3 +292,69 @@ def _at_least_one(results: Iterable[Item], operation: str) -> list[Item]:
         raise ValueError(f"there is no {operation} of no results; the call was made for no items")
 
     return values
+
+
+def combine_batches(reduction: Callable[[list[Any]], Any], results: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Reduce the results of batches to the value that the reduction has for all items at once.
+
+    Parameters
+    ----------
+    reduction : callable
+        One of this module, or your own.
+    results : sequence, length n_batches
+        What was computed of each batch.
+    sizes : sequence of int, length n_batches
+        Items in each batch.
+
+    Returns
+    -------
+    value
+        ``reduction(results)``, but for two reductions. Averages of batches are weighted with the sizes. Histograms of batches,
+        which are mappings from value to count, are added up. A `ReductionComposition` treats its first stage like this.
+
+    Raises
+    ------
+    TypeError
+        A histogram is asked for of results that can neither be added up nor counted.
+
+    Examples
+    --------
+    >>> combine_batches(average_reduction, [2, 5], [3, 1])
+    2.75
+    >>> combine_batches(histogram_reduction, [{"a": 2}, {"a": 1, "b": 1}], [2, 2])
+    {'a': 3, 'b': 1}
+    """
+    if isinstance(reduction, ReductionComposition) and reduction.reductions:
+        first, *rest = reduction.reductions
+        return ReductionComposition(rest)(combine_batches(first, results, sizes))
+    combine = _COMBINERS.get(reduction) if isinstance(reduction, Hashable) else None
+    return reduction(list(results)) if combine is None else combine(list(results), sizes)
+
+
+def _weigh(averages: list[Any], sizes: Sequence[int]) -> Any:
+    n_items = sum(sizes)
+    if not n_items:
+        return average_reduction(averages)
+    return sum(average * size for average, size in zip(averages, sizes, strict=True)) / n_items
+
+
+def _add_counts(histograms: list[Any], _sizes: Sequence[int]) -> dict[Any, int]:
+    if not all(isinstance(histogram, Mapping) for histogram in histograms):
+        try:
+            return histogram_reduction(histograms)
+        except TypeError as exc:
+            raise TypeError(
+                "histogram_reduction of batches expects from each batch its histogram (a mapping from value to count) or one "
+                "hashable value; for lists of values use ReductionComposition([flatten_reduction, histogram_reduction])"
+            ) from exc
+    total: Counter[Any] = Counter()
+    for histogram in histograms:
+        total.update(histogram)
+    return total if histograms and all(isinstance(histogram, Counter) for histogram in histograms) else dict(total)
+
+
+#: Reductions for which the reduction of reductions is not the reduction of all items.
+_COMBINERS: dict[Callable[[list[Any]], Any], Callable[[list[Any], Sequence[int]], Any]] = {
+    average_reduction: _weigh,
+    histogram_reduction: _add_counts,
+}

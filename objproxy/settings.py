@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from objproxy._checks import check_count, check_seconds
+from objproxy._checks import check_count, check_flag, check_seconds
 from objproxy._cpus import usable_cpu_count
 from objproxy.backends.base import Capabilities, _ignore_progress
 from objproxy.errors import NotSupportedError
@@ -40,6 +40,7 @@ class PoolSettings:
     shared_memory_limit: int | None = None
     threads_per_worker: int | str | None = "auto"
     on_progress: Callable[[int, int, int | None], None] = _ignore_progress
+    warn_unclosed: bool = True
 
     def __post_init__(self) -> None:
         check_count("max_tasks_per_worker", self.max_tasks_per_worker)
@@ -47,6 +48,7 @@ class PoolSettings:
         check_count("shared_memory_limit", self.shared_memory_limit)
         check_seconds("init_timeout", self.init_timeout)
         check_seconds("stall_warning", self.stall_warning)
+        check_flag("warn_unclosed", self.warn_unclosed)
         if self.on_restart not in ("fresh", "replay", "snapshot"):
             raise ValueError(f"on_restart={self.on_restart!r}: expected 'fresh', 'replay' or 'snapshot'")
         if self.threads_per_worker not in ("auto", None):
