@@ -264,6 +264,7 @@ class PoolMethod(_Method):
         """
         self._check_is_free()
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
+        limit = limit() if callable(limit) else limit
         pending: deque[CallFuture] = deque()
         items = _zip_async(args, kwargs)
         try:

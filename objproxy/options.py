@@ -42,8 +42,9 @@ class CallOptions:
         "raise" the first error, "return" errors among the results, or "skip" failed items.
     return_exceptions : bool
         The same as ``on_error="return"``.
-    buffersize : int or None
-        For lazy verbs: most items that are pulled and not yet yielded.
+    buffersize : int, callable or None
+        For lazy verbs: most items that are pulled and not yet yielded. A callable is asked whenever items are to be pulled, and
+        gives an int of at least 1.
     progress_bar : bool, dict or callable
         A bar; options for tqdm; or a function of (done, total).
     journal : bool
@@ -61,7 +62,7 @@ class CallOptions:
     retry_on: Any = (WorkerDiedError,)
     on_error: str = "raise"
     return_exceptions: bool = False
-    buffersize: int | None = None
+    buffersize: int | Callable[[], int] | None = None
     progress_bar: Any = False
     journal: bool = False
     priority: int = 0
@@ -70,7 +71,8 @@ class CallOptions:
         for name in ("map_args", "synchronize", "return_exceptions", "journal"):
             check_flag(name, getattr(self, name))
         check_count("chunksize", self.chunksize)
-        check_count("buffersize", self.buffersize)
+        if not callable(self.buffersize):
+            check_count("buffersize", self.buffersize)
         check_seconds("timeout", self.timeout)
         check_whole("priority", self.priority, "an int; larger goes first")
         if not isinstance(self.stack_results, bool) and not callable(self.stack_results):

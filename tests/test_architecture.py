@@ -17,7 +17,19 @@ from objproxy.proxy import POOL_NAMES, ProxyPool
 PACKAGE = Path(objproxy.__file__).parent
 
 #: What a function may import, where the import is optional, costs much, or must wait until the environment is set.
-LATE_IMPORTS = {"numpy", "tempfile", "random", "numpy.random", "tqdm", "cloudpickle", "psutil", "asyncio", "torch", "pynvml"}
+LATE_IMPORTS = {
+    "numpy",
+    "tempfile",
+    "random",
+    "numpy.random",
+    "tqdm",
+    "tqdm.auto",
+    "cloudpickle",
+    "psutil",
+    "asyncio",
+    "torch",
+    "pynvml",
+}
 
 #: Rooms whose modules may only import the rooms listed.
 ALLOWED = {
@@ -29,7 +41,7 @@ ALLOWED = {
 
 
 #: Rooms that speak another library's language, and the modules whose names they may use.
-FACES = ("objproxy.workercontext",)
+FACES = ("objproxy.mtasklite", "objproxy.workercontext")
 PUBLIC = ("objproxy", "objproxy.reductions")
 
 

@@ -43,8 +43,8 @@ class MapRun:
         The items.
     n_workers : int
         Workers that share the items.
-    buffersize : int or None
-        Most items pulled and not yet yielded; None for no bound but what the workers can use.
+    buffersize : int, callable or None
+        Most items pulled and not yet yielded, or what tells it now; None for no bound but what the workers can use.
     explain : callable
         ``explain(operation, exc)`` gives the path to what cannot be pickled, for errors.
     """
@@ -56,7 +56,7 @@ class MapRun:
         source: plan.ItemSource,
         n_workers: int,
         *,
-        buffersize: int | None = None,
+        buffersize: int | Callable[[], int] | None = None,
         is_lazy: bool = False,
         explain: Callable[[Any, Exception], str] = lambda _operation, _exc: "",
     ) -> None:
@@ -97,8 +97,9 @@ class MapRun:
             return 0
         if self._buffersize is None:
             return size
-        fair = max(1, self._buffersize // (2 * self._n_workers))
-        return min(size, fair, self._buffersize - pending - n_kept - self._n_unread())
+        bound = self._buffersize() if callable(self._buffersize) else self._buffersize
+        fair = max(1, bound // (2 * self._n_workers))
+        return min(size, fair, bound - pending - n_kept - self._n_unread())
 
     def _n_unread(self) -> int:
         return sum(len(arrival.outcomes) for arrival in (*self.call.inbox, *self._early))

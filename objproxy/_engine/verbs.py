@@ -118,7 +118,7 @@ class Verbs:
         policy: Policy = PLAIN,
         *,
         chunksize: int | None = None,
-        buffersize: int | None = None,
+        buffersize: int | Callable[[], int] | None = None,
         is_lazy: bool = False,
     ) -> MapRun:
         """Prepare a map.

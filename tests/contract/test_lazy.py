@@ -79,6 +79,17 @@ def test_items_pulled_minus_items_yielded_is_at_most_the_buffersize(
     assert 1 <= worst <= buffersize
 
 
+def test_the_buffersize_may_be_told_as_it_goes(shared_pool: ProxyPool[Model]) -> None:
+    source, bound = Counting(), 2
+    results = shared_pool.score.options(buffersize=lambda: bound).imap(source)
+    ahead = []
+    for n_yielded, _ in enumerate(itertools.islice(results, 30), 1):
+        ahead.append(source.n_pulled - n_yielded)
+        bound = 20 if n_yielded >= 10 else 2
+    results.close()
+    assert max(ahead[:10]) <= 2 < max(ahead[10:]) <= 20
+
+
 @pytest.mark.concurrent
 def test_the_buffersize_holds_while_the_iterator_waits(make_pool: MakePool, gates: Any) -> None:
     pool, gate, source = make_pool(), gates("gate"), Counting()

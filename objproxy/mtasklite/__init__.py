@@ -1,0 +1,8 @@
+"""The names of mtasklite: any iterable streamed through workers that each have constructor arguments of their own."""
+
+from objproxy.mtasklite.constants import ArgumentPassing, ExceptionBehaviour
+from objproxy.mtasklite.delayed_init import delayed_init
+from objproxy.mtasklite.pool import Pool
+from objproxy.mtasklite.utils import is_exception
+
+__all__ = ["ArgumentPassing", "ExceptionBehaviour", "Pool", "delayed_init", "is_exception"]

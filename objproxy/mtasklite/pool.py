@@ -1,0 +1,346 @@
+"""`Pool`: any iterable through workers that each have a function, or an object, of their own."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, NoReturn, Self
+
+from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
+from objproxy.mtasklite.constants import (
+    ArgumentError,
+    ArgumentPassing,
+    ExceptionBehaviour,
+    check_argument_type,
+    check_behaviour,
+)
+from objproxy.mtasklite.delayed_init import Delayed, ShellObject
+
+#: Tiny items are pulled by the batch, so that sending them does not cost more than doing them. A batch is what the consumer
+#: takes in so many seconds, at most so many items for each worker, and at most this share of what was consumed in all: who
+#: takes three items does not find a thousand of them gone.
+_MOMENT = 0.005
+_MAX_ITEMS_PER_WORKER = 1024
+_SHARE_OF_CONSUMED = 4
+
+#: Deaths of one worker within so many seconds after which it is given up. Items that kill are the items' fault.
+_MAX_RESTARTS = (100, 5.0)
+
+
+class _Seat:
+    """What lives in a worker of ours: one of the user's workers, and how items are passed to it."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker.build() if isinstance(worker, ShellObject) else worker
+        if not callable(self._worker):
+            raise TypeError(f"the objects of {type(self._worker).__name__} are not callable; a worker needs __call__(item)")
+
+    def single_arg(self, item: Any) -> Any:
+        return self._worker(item)
+
+    def args(self, item: Any) -> Any:
+        return self._worker(*item)
+
+    def kwargs(self, item: Any) -> Any:
+        return self._worker(**item)
+
+
+class _Pace:
+    """How fast a consumer takes results, and so how many are worth having ahead of it.
+
+    Parameters
+    ----------
+    least, most : int
+        Bounds of a batch.
+    """
+
+    def __init__(self, least: int, most: int) -> None:
+        self.n_consumed = 0
+        self._least = least
+        self._most = most
+        self._size = least
+        self._n_before = 0
+        self._since = time.perf_counter()
+
+    def batch_size(self) -> int:
+        """Return how many items may be ahead now."""
+        now = time.perf_counter()
+        seconds = now - self._since
+        if seconds > _MOMENT:
+            self._size = int((self.n_consumed - self._n_before) * _MOMENT / seconds)
+            self._n_before, self._since = self.n_consumed, now
+        return max(self._least, min(self._size, self._most, self.n_consumed // _SHARE_OF_CONSUMED))
+
+
+class _Inline(Iterator[Any]):
+    """The results of one worker that is no process and no thread: each item when it is asked for."""
+
+    def __init__(self, call: Callable[[Any], Any], items: Iterable[Any]) -> None:
+        self._call = call
+        self._items = iter(items)
+
+    def __next__(self) -> Any:
+        item = next(self._items)
+        try:
+            return self._call(item)
+        except StopIteration as exc:
+            raise RuntimeError("the worker raised StopIteration") from exc
+
+    def close(self) -> None:
+        """Forget what has not run."""
+        self._items = iter(())
+
+
+class Pool:
+    """Workers through which iterables are streamed, lazily.
+
+    Parameters
+    ----------
+    worker_or_worker_arr : callable, ShellObject, or list of them
+        A function, a partial, anything callable, or an object of a `delayed_init` class; a list has one for each worker.
+    n_jobs : int or None
+        Number of workers; with a list None, or its length. One worker runs inline: in the calling thread, item by item.
+    argument_type : str
+        How an item is passed on, see `ArgumentPassing`; "direct" is "single_arg".
+    exception_behavior : str
+        What becomes of an error, see `ExceptionBehaviour`. `exception_behaviour` is the same.
+    bounded : bool
+        True: at most one batch is pulled ahead of the consumer. False: the whole input is read before the first result.
+    chunk_size : int or None
+        Items in a batch. Default: as many as workers; or, of tiny items, as many as the consumer takes in five milliseconds,
+        but at most 1,024 for each worker and a fourth of what it has taken.
+    chunk_prefill_ratio : int or None
+        Batches that are pulled ahead if `is_unordered`, 2 by default.
+    is_unordered : bool
+        Give results as they come.
+    use_threads : bool
+        Threads in place of processes; each has its own object of a `delayed_init` class.
+    task_timeout : float or None
+        Seconds for one item; past them its error is `objproxy.TaskTimeoutError` and its worker is replaced.
+    join_timeout : float or None
+        Seconds that leaving the ``with`` block waits for what runs.
+
+    Attributes
+    ----------
+    exited : bool
+        Whether a ``with`` block was left.
+    num_workers : int
+        Number of workers.
+
+    Raises
+    ------
+    ArgumentError
+        The workers or options make no sense; nothing was started.
+    Exception
+        What the constructor of a delayed worker raised, once, as itself; no worker is left.
+    objproxy.NotSupportedError
+        A `task_timeout` with threads, which nobody can end.
+
+    Notes
+    -----
+    A worker that dies is replaced, with a new object, and its item's error is `objproxy.WorkerDiedError`. A pool may be used
+    again; its workers end with the ``with`` block, or when nobody holds the pool or any of its results.
+
+    Examples
+    --------
+    >>> with Pool(abs, n_jobs=2) as pool:
+    ...     list(pool([-1, 2, -3]))
+    [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        worker_or_worker_arr: Any,
+        n_jobs: int | None = None,
+        argument_type: str | None = ArgumentPassing.AS_SINGLE_ARG,
+        exception_behavior: str = ExceptionBehaviour.IMMEDIATE,
+        bounded: bool = True,
+        chunk_size: int | None = None,
+        chunk_prefill_ratio: int | None = None,
+        is_unordered: bool = False,
+        use_threads: bool = False,
+        task_timeout: float | None = None,
+        join_timeout: float | None = None,
+        *,
+        exception_behaviour: str | None = None,
+    ) -> None:
+        workers = _list_workers(worker_or_worker_arr, n_jobs)
+        self.exited = False
+        self.num_workers = len(workers)
+        self.argument_type = check_argument_type(argument_type)
+        self.exception_behavior = check_behaviour(exception_behavior, exception_behaviour)
+        self.bounded = bounded
+        self.chunk_size = None if chunk_size is None else max(int(chunk_size), 1)
+        self.chunk_prefill_ratio = 2 if chunk_prefill_ratio is None else max(int(chunk_prefill_ratio), 1)
+        self.is_unordered = is_unordered
+        self.use_threads = use_threads
+        self.task_timeout = task_timeout
+        self.join_timeout = join_timeout
+        self._results: weakref.WeakSet[WorkerPoolResultGenerator] = weakref.WeakSet()
+        self._workers: ProxyPool[_Seat] | None = None
+        if len(workers) == 1 and task_timeout is None:
+            self._inline = getattr(_Seat(workers[0]), self.argument_type)
+        else:
+            self._workers = _start(workers, "thread" if use_threads else "process")
+            self._method = getattr(self._workers, self.argument_type).options(timeout=task_timeout)
+
+    def __call__(self, input_iterable: Iterable[Any]) -> WorkerPoolResultGenerator:
+        """Stream an iterable through the workers; nothing is pulled yet.
+
+        Returns
+        -------
+        WorkerPoolResultGenerator
+            The results, one at a time, in the order of the items unless `is_unordered`.
+        """
+        results = WorkerPoolResultGenerator(self, input_iterable)
+        self._results.add(results)
+        return results
+
+    def stream(self, items: Iterable[Any]) -> tuple[Any, _Pace]:
+        """Return the bare results and their pace, for `WorkerPoolResultGenerator`; an item's error is raised in its turn."""
+        n_batches = self.chunk_prefill_ratio if self.is_unordered else 1
+        least = (self.chunk_size or self.num_workers) * n_batches
+        pace = _Pace(least, least if self.chunk_size else _MAX_ITEMS_PER_WORKER * self.num_workers)
+        if self._workers is None:
+            return _Inline(self._inline, items), pace
+        method = self._method.options(buffersize=pace.batch_size if self.bounded else None)
+        return (method.imap_unordered if self.is_unordered else method.imap)(items), pace
+
+    def close(self) -> None:
+        """Forget what has not run, wait for what runs (`join_timeout` seconds at most), and end the workers."""
+        for results in list(self._results):
+            results.close()
+        if self._workers is not None:
+            self._workers.close(self.join_timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        """Close."""
+        self.close()
+        self.exited = True
+
+
+class WorkerPoolResultGenerator(Iterator[Any]):
+    """The results of one input, one at a time; an iterator and a context manager, whose end closes the pool.
+
+    Parameters
+    ----------
+    parent_obj : Pool
+        Where the workers are.
+    input_iterable : iterable
+        The items; if it knows its length, ``len()`` of this is the same.
+    """
+
+    def __init__(self, parent_obj: Pool, input_iterable: Iterable[Any]) -> None:
+        self.parent_obj = parent_obj
+        self._length = len(input_iterable) if isinstance(input_iterable, Sized) else None
+        self._input_error: BaseException | None = None
+        self._deferred: list[Exception] = []
+        items = input_iterable if parent_obj.bounded else list(input_iterable)
+        self._results, self._pace = parent_obj.stream(self._watch(items))
+
+    def _watch(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the items, and keep the error of the input, which is no item's."""
+        try:
+            yield from items
+        except BaseException as exc:
+            self._input_error = exc
+            raise
+
+    def __len__(self) -> int:
+        """Return the number of items.
+
+        Raises
+        ------
+        TypeError
+            The input does not know it.
+        """
+        if self._length is None:
+            raise TypeError("the number of results is not known, since the input has no length")
+        return self._length
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        self._pace.n_consumed += 1
+        try:
+            return next(self._results)
+        except StopIteration:
+            self._end()
+        except (Exception, SystemExit) as exc:
+            return self._settle(exc)
+
+    def _end(self) -> NoReturn:
+        errors, self._deferred = self._deferred, []
+        if errors:
+            raise Exception(*errors)
+        raise StopIteration
+
+    def _settle(self, error: Exception | SystemExit) -> Exception:
+        """Raise an error, or return it as a result."""
+        is_items = error is not self._input_error and not isinstance(error, (PoolBrokenError, PoolClosedError))
+        if isinstance(error, SystemExit):
+            if not isinstance(error.__cause__, RemoteTraceback):  # this program is to end, not a task of it
+                raise error
+            code, error = error.code, RuntimeError("the worker called sys.exit()")
+            error.add_note(f"with code {code!r}")
+        behaviour = self.parent_obj.exception_behavior
+        if not is_items or behaviour == ExceptionBehaviour.IMMEDIATE:
+            self.close()
+            raise error
+        if behaviour == ExceptionBehaviour.DEFERRED:
+            self._deferred.append(error)
+        return error
+
+    def close(self) -> None:
+        """Forget what has not run; the next ``next()`` ends the iteration."""
+        self._deferred.clear()
+        self._results.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the pool."""
+        self.close()
+        self.parent_obj.__exit__(*exc_info)
+
+
+def _start(workers: list[Any], backend: str) -> ProxyPool[_Seat]:
+    """Start one worker for each; the error of a constructor is raised as itself."""
+    try:
+        return ProxyPool(
+            _Seat,
+            init_args_each=[(worker,) for worker in workers],
+            backend=backend,
+            max_restarts=_MAX_RESTARTS,
+            warn_unclosed=False,
+        )
+    except WorkerInitError as exc:
+        if isinstance(exc.__cause__, Exception) and not isinstance(exc.__cause__, RemoteTraceback):
+            raise exc.__cause__ from exc.__cause__.__cause__
+        raise
+
+
+def _list_workers(given: Any, n_jobs: int | None) -> list[Any]:
+    """Return one worker for each job."""
+    if isinstance(given, (list, tuple)):
+        workers = list(given)
+        if not workers:
+            raise ArgumentError("the list of workers is empty; expected at least one")
+        if n_jobs is not None and n_jobs != len(workers):
+            raise ArgumentError(f"n_jobs={n_jobs!r} for a list of {len(workers)} workers; leave n_jobs out, or make them equal")
+    else:
+        if n_jobs is None:
+            raise ArgumentError("n_jobs is needed for a single worker; or give a list with one worker for each job")
+        workers = [given] * max(int(n_jobs), 1)
+    for worker in workers:
+        if isinstance(worker, Delayed):
+            raise ArgumentError(f"{worker.__name__} is a delayed class; give an object of it: {worker.__name__}(...)")
+        if not callable(worker):
+            raise ArgumentError(f"{worker!r} is no worker; expected a function, or an object that can be called")
+    return workers
