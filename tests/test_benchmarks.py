@@ -44,6 +44,7 @@ QUESTIONS = {
     "shared_fill": 1,
     "broadcast_memory": 1,
     "mpire_three": 3,
+    "small_faces": 3,
     "lazy_memory": 1,
     "import_time": 1,
 }
