@@ -65,6 +65,20 @@ def test_batches_are_of_the_kind_of_what_is_cut(data: Any, expected: list[Any]) 
     assert split(data, 2) == expected
 
 
+def test_frames_are_cut_by_rows_whatever_their_labels() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"x": [1, 2, 3]}, index=[2, 0, 1])
+    batches = split(frame, 2)
+    assert [list(batch["x"]) for batch in batches] == [[1, 2], [3]]
+    assert pandas.concat(batches).equals(frame)
+    assert [list(batch) for batch in split(frame["x"], 3)] == [[1], [2], [3]]
+
+    def total(rate: float, data: pandas.DataFrame) -> float:
+        return rate
+
+    assert Hints(total).batched_arg() == "data"
+
+
 def test_arrays_are_cut_along_their_first_axis() -> None:
     table = np.arange(10).reshape(5, 2)
     upper, lower = split(table, 2)

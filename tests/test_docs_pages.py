@@ -12,7 +12,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 #: Pages that are programs.
-PAGES = ("workercontext.md",)
+PAGES = ("mtasklite.md", "workercontext.md")
 
 
 @pytest.mark.parametrize("name", PAGES)
