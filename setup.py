@@ -12,7 +12,9 @@ EXAMPLES = ["matplotlib>=3.8", "mesa[network]>=3.3,<4", "scikit-learn>=1.4"]
 EXTRAS = {
     "test": [
         "hypothesis>=6.100",
+        "ipykernel>=6.29",
         "mypy>=1.13",
+        "nbclient>=0.10",
         "psutil>=5.9",
         "pytest>=9",
         "ruff>=0.8",
