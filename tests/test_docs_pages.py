@@ -9,10 +9,11 @@ import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ANCHOR = re.compile(r"\]\(#([^)]+)\)")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 #: Pages that are programs.
-PAGES = ("mtasklite.md", "workercontext.md")
+PAGES = ("migrating.md", "mtasklite.md", "workercontext.md")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -31,3 +32,12 @@ def test_a_page_prints_what_it_shows(name, tmp_path):
 def test_every_link_of_a_page_leads_somewhere(page):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (DOCS / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_every_anchor_of_a_page_is_a_heading(page):
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line[:1] == "#"
+    }
+    assert set(ANCHOR.findall(text)) <= headings
