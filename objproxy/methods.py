@@ -120,6 +120,7 @@ class PoolMethod(_Method):
                 worker_ids,
                 operation,
                 options.policy,
+                is_task=options.counts,
                 on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
                 on_done=core.journal(operation) if options.journal else None,
             )

@@ -51,6 +51,8 @@ class CallOptions:
         A broadcast that is carried out again on a replaced worker, with ``on_restart="replay"``.
     priority : int
         Larger goes first.
+    counts : bool
+        Whether a broadcast counts for ``max_tasks_per_worker``; one that only sets the objects up need not.
     """
 
     map_args: bool = False
@@ -66,9 +68,10 @@ class CallOptions:
     progress_bar: Any = False
     journal: bool = False
     priority: int = 0
+    counts: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("map_args", "synchronize", "return_exceptions", "journal"):
+        for name in ("map_args", "synchronize", "return_exceptions", "journal", "counts"):
             check_flag(name, getattr(self, name))
         check_count("chunksize", self.chunksize)
         if not callable(self.buffersize):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +72,23 @@ def test_an_old_sequence_can_be_iterated() -> None:
             return index
 
     assert pull_all(make_source(Old()), 2) == [(0,), (1,), (2,)]
+
+
+def test_an_endless_repeat_crosses_once_with_each_message() -> None:
+    source = make_source(itertools.repeat("same"), range(100), itertools.repeat("too"))
+    payload = source.pull(60)
+    assert payload is not None
+    first, items, last = payload.operation.args
+    assert (first.value, items, last.value) == ("same", [*range(60)], "too")
+    assert n_items(payload) == 60
+
+    part = payload.slice(10, 13)
+    assert list(zip(*part.operation.args, strict=False)) == [("same", i, "too") for i in (10, 11, 12)]
+    assert len(pickle.dumps(payload.operation)) < 400
+
+
+def test_a_repeat_that_ends_is_like_any_other_iterable() -> None:
+    assert pull_all(make_source(itertools.repeat(0, 3), range(9)), 2) == [(0, 0), (0, 1), (0, 2)]
 
 
 # ---- how many there are --------------------------------------------------------------------------------------------

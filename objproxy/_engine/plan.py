@@ -14,7 +14,7 @@ from typing import Any
 
 from objproxy._engine.messages import Failure
 from objproxy._engine.payload import Payload
-from objproxy._worker.wire import Operation
+from objproxy._worker.wire import Constant, Operation
 
 Encoder = Callable[[Operation], Any]
 
@@ -62,7 +62,9 @@ class ItemSource:
         self.is_exhausted = False
         self.total = _shortest_length(iterables)
         self._names = tuple(kwargs)
-        self._iterators: list[Iterator[Any]] = [iter(iterable) for iterable in iterables]
+        self._constants = _find_constants(iterables)
+        varying = [iterable for position, iterable in enumerate(iterables) if position not in self._constants]
+        self._iterators: list[Iterator[Any]] = [iter(iterable) for iterable in varying]
 
     @property
     def n_left(self) -> int | None:
@@ -88,8 +90,10 @@ class ItemSource:
         if not items:
             return None
         self.n_pulled += len(items)
-        columns = (items,) if len(self._iterators) == 1 else tuple(zip(*items, strict=True))
-        return Payload(Operation("map", self.method, columns, self._names))
+        columns: list[Any] = [items] if len(self._iterators) == 1 else list(zip(*items, strict=True))
+        for position, constant in self._constants.items():  # in ascending order, so that each finds its place
+            columns.insert(position, constant)
+        return Payload(Operation("map", self.method, tuple(columns), self._names))
 
     def _rows(self) -> Iterator[Any]:
         return self._iterators[0] if len(self._iterators) == 1 else zip(*self._iterators)  # noqa: B905 - the shortest wins
@@ -101,6 +105,16 @@ class ItemSource:
             close = getattr(iterator, "close", None)
             if close is not None and isinstance(iterator, Iterator) and hasattr(iterator, "gi_frame"):
                 close()
+
+
+def _find_constants(iterables: Sequence[Iterable[Any]]) -> dict[int, Constant]:
+    """Return what stands for each endless ``itertools.repeat`` among the iterables, unless there is nothing else."""
+    found = {
+        position: Constant(next(iterable))
+        for position, iterable in enumerate(iterables)
+        if type(iterable) is itertools.repeat and _length(iterable) is None
+    }
+    return found if len(found) < len(iterables) else {}
 
 
 def _argument_name(position: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -123,7 +137,7 @@ def _length(iterable: Iterable[Any]) -> int | None:
 
 def n_items(payload: Payload) -> int:
     """Return how many items the payload of a "map" holds."""
-    return len(payload.operation.args[0])
+    return len(next(column for column in payload.operation.args if type(column) is not Constant))
 
 
 def encode_items(payload: Payload, encode: Encoder, fail: Callable[[int, Exception], BaseException]) -> list[Payload | Failure]:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.segments import Mapping
-from objproxy._worker.wire import Operation
+from objproxy._worker.wire import Constant, Operation
 from objproxy.errors import SharedMemoryFullError
 
 #: A larger buffer leaves the pickle (`python -m benchmarks argument_sizes`).
@@ -113,6 +113,8 @@ def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
     kind = type(value)
     if kind in resolvers:
         return resolvers[kind](value)
+    if kind is Constant:
+        return Constant(resolve(value.value, within=within))
     if not resolvers or kind not in _CONTAINERS or id(value) in within:
         return value
     within = (*within, id(value))

@@ -6,13 +6,14 @@ the channel inside a frame drops the part it has. A length beyond `MAX_FRAME` is
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Kinds of frames. From the parent:
@@ -54,8 +55,33 @@ class Operation(NamedTuple):
 
     verb: str  # "call", "map", "get", "set", "next", "drop", "forget", "snapshot"
     name: str  # method or attribute
-    args: Any  # positional arguments; for "map" one column (sequence of values) for each argument
+    args: Any  # positional arguments; for "map" one column (sequence of values, or `Constant`) for each
     kwargs: Any  # keyword arguments; for "map" the names of the last columns
+
+
+class Constant:
+    """A column of a "map" that is one value throughout; it crosses once with each message.
+
+    Parameters
+    ----------
+    value : object
+        That value.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self.value)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the value, or a part of the column, which is the column."""
+        return self if isinstance(index, slice) else self.value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Constant, (self.value,)
 
 
 class ChannelClosedError(Exception):
