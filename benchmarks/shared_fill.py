@@ -183,6 +183,7 @@ def _open_mpire(shape: tuple[int, int], n_rows: int, n_workers: int) -> Iterator
     from multiprocessing import RawArray
 
     import numpy as np
+
     from mpire import WorkerPool
 
     array = np.frombuffer(RawArray("d", shape[0] * shape[1])).reshape(shape)

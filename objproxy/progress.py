@@ -35,7 +35,13 @@ class Progress:
         if callable(wanted):
             self._callback = wanted
         elif isinstance(wanted, dict) or wanted is True:
-            self._bar = _make_bar({"total": total, "desc": description, **(wanted if isinstance(wanted, dict) else {})})
+            self._bar = _make_bar(
+                {
+                    "total": total,
+                    "desc": description,
+                    **({k: v for k, v in wanted.items() if k != "style"} if isinstance(wanted, dict) else {}),
+                }
+            )
 
     def update(self, n_items: int) -> None:
         """Note that `n_items` more are done."""

@@ -1,0 +1,75 @@
+"""Where the time of the workers went, as the dict and the text that MPIRE's users know."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from objproxy.insights import Insights
+from objproxy.mpire.utils import format_seconds
+
+_PARTS = ("start_up", "init", "waiting", "working", "exit")
+
+
+def make_insights(insights: Insights, slowest: Sequence[tuple[float, str]]) -> dict[str, Any]:
+    """Return the 29 entries.
+
+    Parameters
+    ----------
+    insights : Insights
+        Of the pool of performers.
+    slowest : sequence of tuple
+        (seconds, arguments) of the slowest tasks, slowest first.
+    """
+    seconds = {part: [getattr(worker, part) for worker in insights.workers] for part in _PARTS}
+    totals = {part: sum(values) for part, values in seconds.items()}
+    total = sum(totals.values())
+    made: dict[str, Any] = {"n_completed_tasks": [worker.n_tasks for worker in insights.workers]}
+    for part, values in seconds.items():
+        made[f"{_name(part)}"] = [_text(value) for value in values]
+    for part, value in totals.items():
+        made[f"total_{_name(part)}"] = _text(value)
+    made["total_time"] = _text(total)
+    for part, values in seconds.items():
+        made[f"{part}_ratio"] = totals[part] / (total + 1e-8)
+        made[f"{part}_time_mean"] = _text(statistics.fmean(values))
+        made[f"{part}_time_std"] = _text(statistics.pstdev(values))
+    made["top_5_max_task_durations"] = [_text(duration) for duration, _ in slowest]
+    made["top_5_max_task_args"] = [arguments for _, arguments in slowest]
+    return made
+
+
+def _name(part: str) -> str:
+    return f"{part}_time"
+
+
+def _text(seconds: float) -> str:
+    return format_seconds(seconds, with_milliseconds=True)
+
+
+def describe_insights(insights: dict[str, Any]) -> str:
+    """Return them as text."""
+    if not insights:
+        return "No profiling stats available. Try to run a function first with insights enabled ..."
+    lines = ["WorkerPool insights", "-------------------", f"Total number of tasks completed: {_n_tasks(insights)}"]
+    for part in _PARTS:
+        name = part.replace("_", " ")
+        lines.append(
+            f"Total {name} time: {insights[f'total_{part}_time']}s, mean {insights[f'{part}_time_mean']}s, "
+            f"std {insights[f'{part}_time_std']}s, ratio {insights[f'{part}_ratio']:.2%}"
+        )
+    if insights["working_ratio"] < 0.8:
+        lines.append("Efficiency warning: working ratio is < 80%!")
+    lines += ["", "Stats per worker", "----------------"]
+    for worker, n_tasks in enumerate(insights["n_completed_tasks"]):
+        times = ", ".join(f"{part.replace('_', ' ')} {insights[f'{part}_time'][worker]}s" for part in _PARTS)
+        lines.append(f"Worker {worker}: {n_tasks} tasks, {times}")
+    lines += ["", "Top 5 longest tasks", "-------------------"]
+    longest = zip(insights["top_5_max_task_durations"], insights["top_5_max_task_args"], strict=True)
+    lines += [f"{number}. Time: {duration}s, args: {args}" for number, (duration, args) in enumerate(longest, 1)]
+    return "\n".join(lines)
+
+
+def _n_tasks(insights: dict[str, Any]) -> int:
+    return sum(insights["n_completed_tasks"])

@@ -1,0 +1,283 @@
+"""The workers of a `WorkerPool`, from their start to their end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from types import FunctionType
+from typing import Any
+
+from objproxy import ProxyPool, WorkerDiedError, WorkerInitError
+from objproxy.insights import Insights
+from objproxy.mpire.carry import Inherited, crossing_locks
+from objproxy.mpire.checks import Functions, PoolParams
+from objproxy.mpire.performer import N_SLOWEST, Noted, Performer, Setup, Task
+
+#: A task of a user may kill its worker often before the worker is given up; a map ends with the first death anyway.
+_MAX_RESTARTS = (20, 5.0)
+
+#: For a worker that is started anew: what its process may take to come up, besides its ``worker_init``.
+_START_SECONDS = 30.0
+
+#: Functions that `apply` keeps with the workers.
+_MAX_KEPT = 32
+
+
+class Session:
+    """A `ProxyPool` of performers, and what they were given.
+
+    Parameters
+    ----------
+    params : PoolParams
+        Of the pool.
+    functions : Functions
+        Of the call that starts the workers.
+    lifespan : int or None
+        Tasks of a worker before it is replaced.
+
+    Raises
+    ------
+    Exception
+        Whatever ``worker_init`` raised; no worker is left.
+    """
+
+    def __init__(self, params: PoolParams, functions: Functions, lifespan: int | None) -> None:
+        self.owner_pid = os.getpid()
+        self.functions = functions
+        self.lifespan = lifespan
+        self.exit_results: list[Any] = []
+        self.slowest: list[tuple[float, str]] = []
+        self.n_workers = params.n_workers
+        self._params = params
+        self._is_timed = params.enable_insights
+        self._has_notes = params.enable_insights or lifespan is not None
+        self._is_thread = params.start_method == "threading"
+        self._inherited: list[Inherited] = []
+        self._kept: OrderedDict[Callable[..., Any], Any] = OrderedDict()
+        self._free = deque(range(params.n_workers))
+        self._pending: set[Future[Any]] = set()
+        self._first_task = self.task(functions)
+        self._first_handle: Any = None
+        self._pool = self._start(params)
+        try:
+            self._begin()
+        except BaseException:
+            self.kill()
+            raise
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    def _start(self, params: PoolParams) -> ProxyPool[Performer]:
+        functions = self.functions
+        setup: Any = Setup(
+            params.shared_objects,
+            params.pass_worker_id,
+            params.use_worker_state,
+            functions.worker_init,
+            functions.worker_exit,
+            functions.worker_init_timeout if self._is_thread else None,
+        )
+        if params.start_method == "fork":
+            setup, self._first_handle = Inherited(setup), Inherited(self._first_task)
+            self._inherited = [setup, self._first_handle]
+        limit = functions.worker_init_timeout
+        try:
+            with crossing_locks() if not self._is_thread else contextlib.nullcontext():
+                return ProxyPool(
+                    Performer,
+                    worker_count=params.n_workers,
+                    init_args=(setup,),
+                    backend="thread" if self._is_thread else "process",
+                    start_method=None if self._is_thread else params.start_method,
+                    cpu_ids=params.cpu_ids,
+                    max_tasks_per_worker=self.lifespan,
+                    max_restarts=_MAX_RESTARTS,
+                    on_restart="replay",
+                    init_timeout=None if limit is None or self._is_thread else limit + _START_SECONDS,
+                )
+        except WorkerInitError as exc:
+            self._forget()
+            raise exc.__cause__ or exc from None
+        except BaseException:
+            self._forget()
+            raise
+
+    def _begin(self) -> None:
+        """Run ``worker_init`` in every worker; one that is replaced runs it again."""
+        if self.functions.worker_init is not None:
+            limit = self.limit_of(self.functions.worker_init_timeout)
+            self._pool.begin.options(journal=True, counts=False, timeout=limit)()
+
+    def close(self, functions: Functions) -> None:
+        """Wait for what was submitted, run ``worker_exit`` in every worker and keep the results, and end the workers."""
+        try:
+            self.wait_for_tasks()
+            if functions.worker_exit is not None:
+                self._collect_exits(functions)
+            self._pool.close()
+        except BaseException:
+            self.kill()
+            raise
+        self._forget()
+
+    def wait_for_tasks(self) -> None:
+        """Wait for every task of `submit`."""
+        for future in list(self._pending):
+            future.exception()
+
+    def _collect_exits(self, functions: Functions) -> None:
+        is_first = functions.worker_exit is self.functions.worker_exit
+        worker_exit = None if is_first else functions.worker_exit  # the first one is there
+        limit = self.limit_of(functions.worker_exit_timeout)
+        finish = self._pool.finish.options(counts=False, timeout=limit, return_exceptions=True, stack_results=False)
+        own_limit = functions.worker_exit_timeout if self._is_thread else None
+        for outcome in finish(worker_exit, own_limit, has_lifespan=self.lifespan is not None):
+            if isinstance(outcome, WorkerDiedError) and not outcome.started:
+                continue  # it died with nothing to do, and what it would have returned with it
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self.exit_results += outcome
+
+    def kill(self) -> None:
+        """End the workers now."""
+        self._pool.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        for inherited in self._inherited:
+            inherited.close()
+        for handle in self._kept.values():
+            handle.close()
+        self._kept.clear()
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether the workers are those of this process, not of one that it was forked from."""
+        return self.owner_pid == os.getpid()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this process owns the workers, and not all of them were given up."""
+        return self.is_owned and any(worker.state != "quarantined" for worker in self._pool.workers)
+
+    def limit_of(self, timeout: float | None) -> float | None:
+        """Return a time limit for a method; a thread keeps its limits itself, as well as it can."""
+        return None if self._is_thread else timeout
+
+    def insights(self) -> Insights:
+        """Return where the time of the workers went."""
+        return self._pool.insights()
+
+    # ---- tasks -------------------------------------------------------------------------------------------------------
+
+    def task(self, functions: Functions) -> Task:
+        """Return what workers have to know of a function."""
+        limit = functions.task_timeout if self._is_thread else None
+        return Task(functions.func, functions.worker_exit, self.lifespan, limit, self._is_timed)
+
+    @contextlib.contextmanager
+    def carrying(self, functions: Functions) -> Iterator[Any]:
+        """Give what stands for a function in calls, as long as the block runs."""
+        task = self.task(functions)
+        if self._is_thread:
+            yield task
+        elif self._first_handle is not None and task == self._first_task:
+            yield self._first_handle
+        else:
+            with self._pool.put(task) as handle:
+                yield handle
+
+    def method(self, **options: Any) -> Any:
+        """Return the method that runs one item, with options."""
+        name = "run_noted" if self._has_notes or self._is_thread else "run"
+        return getattr(self._pool, name).options(**options)
+
+    def in_turn(self, handle: Any, chunks: Iterable[Any], window: int, timeout: float | None) -> Iterator[list[Any]]:
+        """Give chunk i to worker ``i % n``; yield the results of each chunk, in order.
+
+        At most `window` chunks are on their way.
+        """
+        instances: list[Any] = list(self._pool)
+        methods = [instance.run_chunk.options(timeout=timeout) for instance in instances]
+        pending: deque[Future[Any]] = deque()
+        try:
+            for method, chunk in zip(itertools.cycle(methods), chunks, strict=False):
+                pending.append(method.submit(handle, chunk))
+                if len(pending) >= window:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.forget()  # type: ignore[attr-defined]
+
+    def unpack(self, value: Any) -> Any:
+        """Return the result of a task; keep what else its worker told."""
+        if type(value) is not Noted:
+            return value
+        self.exit_results += value.exits
+        if value.slow:
+            self.slowest = sorted([*self.slowest, *value.slow], reverse=True)[:N_SLOWEST]
+        return value.result
+
+    def unpack_all(self, values: list[Any]) -> list[Any]:
+        """Return the results of tasks."""
+        return [self.unpack(value) for value in values] if self._has_notes else values
+
+    def call(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function in a worker that is free, and wait for its result."""
+        handle = self._keep(functions)
+        try:
+            worker_id = self._free.popleft() if not self._pending else None
+        except IndexError:
+            worker_id = None
+        if worker_id is None:
+            return self.unpack(self.submit(functions, args, kwargs).result())
+        try:
+            method: Any = self._pool[worker_id].call
+            limit = self.limit_of(functions.task_timeout)
+            if limit is not None:
+                method = method.options(timeout=limit)
+            return self.unpack(method(handle, args, kwargs))
+        except WorkerDiedError as exc:
+            if exc.started:
+                raise
+            return self.unpack(self.submit(functions, args, kwargs).result())
+        finally:
+            self._free.append(worker_id)
+
+    def submit(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """Have a function called in a worker that is free; return a future."""
+        limit = self.limit_of(functions.task_timeout)
+        future: Future[Any] = self._pool.call.options(timeout=limit).submit(self._keep(functions), args, kwargs)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    def _keep(self, functions: Functions) -> Any:
+        """Return what stands for a function in a call.
+
+        One that has to travel by value, which takes longer than the call, is sent once and kept, unless it encloses something
+        that may change.
+        """
+        function, task = functions.func, self.task(functions)
+        if self._is_thread or not _is_fixed(function):
+            return task
+        handle = self._kept.pop(function, None)
+        if handle is None:
+            handle = self._pool.put(task)
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.popitem(last=False)[1].close()
+        self._kept[function] = handle
+        return handle
+
+
+def _is_fixed(function: Callable[..., Any]) -> bool:
+    """Whether a function travels by value, and is the same every time."""
+    if not isinstance(function, FunctionType) or function.__closure__:
+        return False
+    return function.__module__ == "__main__" or "<" in function.__qualname__
