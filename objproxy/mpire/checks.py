@@ -110,7 +110,8 @@ def check_number(name: str, value: Any, kinds: tuple[type, ...], smallest: float
     """
     if value is None:
         return
-    if not isinstance(value, kinds):
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name} should be of type {names}, or None; got {value!r}")
     if value < smallest:
