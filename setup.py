@@ -35,7 +35,7 @@ EXTRAS = {
         "ray>=2.9",
         "workercontext>=0.1.1",
     ],
-    "progress": ["rich>=13"],
+    "progress": ["ipywidgets>=8", "rich>=13"],
     "gpu": ["nvidia-ml-py>=12"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

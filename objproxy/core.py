@@ -27,6 +27,7 @@ from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
 from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, memory_of
 from objproxy.options import CallOptions
+from objproxy.progress import Reports
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
@@ -51,7 +52,8 @@ class PoolCore:
         self.backend = backend
         self.settings = settings
         self.is_dedicated = settings.dedicated
-        backend.open(_context(recipe, backend, settings, weakref.WeakMethod(self.forget_shared)))
+        self.reports = Reports(settings.on_progress)
+        backend.open(_context(recipe, backend, settings, self.reports, weakref.WeakMethod(self.forget_shared)))
         recipe.pack_with(backend.pack)
         if backend.capabilities.crosses_processes:
             recipe.check()
@@ -301,7 +303,11 @@ def _sorted_records(state: PoolState) -> list[WorkerRecord]:
 
 
 def _context(
-    recipe: PoolRecipe, backend: Backend, settings: PoolSettings, forget: weakref.WeakMethod[Callable[[int, int], None]]
+    recipe: PoolRecipe,
+    backend: Backend,
+    settings: PoolSettings,
+    reports: Reports,
+    forget: weakref.WeakMethod[Callable[[int, int], None]],
 ) -> PoolContext:
     """Return what the back end gets to know; the pool itself is not part of it, so that it can be forgotten."""
 
@@ -314,7 +320,7 @@ def _context(
     crosses = backend.capabilities.crosses_processes
     return PoolContext(
         recipe=recipe,
-        on_progress=settings.on_progress,
+        on_progress=reports,
         on_log=handle_record,
         start_method=settings.start_method or "",
         # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by

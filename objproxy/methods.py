@@ -96,6 +96,9 @@ class PoolMethod(_Method):
             return self._options, kwargs
         return self._changed(changes), {name: value for name, value in kwargs.items() if name not in changes}
 
+    def _progress(self, options: CallOptions, total: int | None) -> Progress:
+        return Progress(options.progress_bar, total, self._info.name, self._core.reports)
+
     # ---- broadcast ---------------------------------------------------------------------------------------------------
 
     def broadcast(self, /, *args: Any, **kwargs: Any) -> list[Any]:
@@ -114,8 +117,7 @@ class PoolMethod(_Method):
         core = self._core
         operation = self._operation(args, kwargs)
         worker_ids = core.worker_ids
-        progress = Progress(options.progress_bar, len(worker_ids), self._info.name)
-        try:
+        with self._progress(options, len(worker_ids)) as progress:
             outcomes = core.verbs.every(
                 worker_ids,
                 operation,
@@ -124,8 +126,6 @@ class PoolMethod(_Method):
                 on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
                 on_done=core.journal(operation) if options.journal else None,
             )
-        finally:
-            progress.close()
         results = core.settle_every(outcomes, self._info.name, options, worker_ids)
         return shape_results([results], options.stack_results)
 
@@ -153,14 +153,13 @@ class PoolMethod(_Method):
         core.driver.check_usable()
         self._info.check(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
-        progress = Progress(options.progress_bar, source.total, self._info.name)
 
         def on_arrival(arrival: Arrival) -> None:
             if arrival.has_failures and options.on_error != "skip":
                 self._note_failures(arrival, must_raise=options.on_error == "raise")
             progress.update(len(arrival.outcomes))
 
-        try:
+        with self._progress(options, source.total) as progress:
             if core.is_dedicated:
                 pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, options.policy)
             elif options.synchronize:
@@ -168,8 +167,6 @@ class PoolMethod(_Method):
             else:
                 run = core.verbs.run(source, core.n_workers, options.policy, chunksize=options.chunksize)
                 pieces = core.verbs.map(run, on_arrival)
-        finally:
-            progress.close()
         return shape_results(core.settle_pieces(pieces, self._info.name, options), options.stack_results)
 
     def _note_failures(self, arrival: Arrival, *, must_raise: bool) -> None:
@@ -218,7 +215,7 @@ class PoolMethod(_Method):
             buffersize=options.buffersize,
             is_lazy=True,
         )
-        progress = Progress(options.progress_bar, source.total, self._info.name)
+        progress = self._progress(options, source.total)
 
         def on_failure(index: int, error: BaseException, worker_id: int | None) -> Any:
             if options.on_error == "skip":

@@ -45,8 +45,8 @@ class CallOptions:
     buffersize : int, callable or None
         For lazy verbs: most items that are pulled and not yet yielded. A callable is asked whenever items are to be pulled, and
         gives an int of at least 1.
-    progress_bar : bool, dict or callable
-        A bar; options for tqdm; or a function of (done, total).
+    progress_bar : bool, str, dict or callable
+        A bar; its style ("std", "rich", "notebook"); options for tqdm, and "style"; or a function of (done, total).
     journal : bool
         A broadcast that is carried out again on a replaced worker, with ``on_restart="replay"``.
     priority : int

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,51 @@ __all__ = ["Worker", "current_worker", "report_progress"]
 
 #: Second element of the spawn key of a stream of an item; worker streams use the worker's number alone.
 _ITEM_STREAM = 2**31
+
+#: Seconds between two reports of progress of one worker.
+_REPORT_SECONDS = 0.1
+
+
+class _Reports:
+    """Sends the latest report of progress, and not too often.
+
+    Parameters
+    ----------
+    send : callable
+        Called with (done, total).
+    """
+
+    def __init__(self, send: Callable[[int, int | None], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()  # guards the other fields: any thread of a task may report
+        self._latest: tuple[int, int | None] | None = None
+        self._sent_at = float("-inf")
+        self._timer: threading.Timer | None = None  # sends the latest report when its time has come
+
+    def tell(self, done: int, total: int | None) -> None:
+        """Send a report, now or soon; a later one takes its place."""
+        with self._lock:
+            self._latest = done, total
+            wait = self._sent_at + _REPORT_SECONDS - time.monotonic()
+            if done == total or wait <= 0:
+                self._send_latest()
+            elif self._timer is None:
+                self._timer = threading.Timer(wait, self._send_late)
+                self._timer.daemon = True  # a worker that ends does not wait for it
+                self._timer.start()
+
+    def _send_late(self) -> None:
+        with self._lock:
+            self._timer = None
+            if self._latest is not None:
+                with contextlib.suppress(OSError):  # the worker is ending
+                    self._send_latest()
+
+    def _send_latest(self) -> None:
+        assert self._latest is not None
+        latest, self._latest = self._latest, None
+        self._sent_at = time.monotonic()
+        self._send(*latest)
 
 
 class Worker:
@@ -46,7 +93,7 @@ class Worker:
         self.generation = generation
         self.pool_name = pool_name
         self._entropy = entropy
-        self._on_progress = on_progress
+        self._reports = None if on_progress is None else _Reports(on_progress)
         self._own_rng: Any = None
         self._item_rng: Any = None
         self._item_key: tuple[int, int] | None = None
@@ -143,7 +190,12 @@ def report_progress(done: int, total: int | None = None) -> None:
         How many steps are done.
     total : int or None
         How many there are.
+
+    Notes
+    -----
+    Call it as often as you like: at most ten reports a second are sent, the latest each time, and the last, with
+    ``done == total``, at once. They reach ``ProxyPool(on_progress=...)``, and the progress bar of the running call shows them.
     """
     worker = getattr(_of_thread, "worker", None) or _of_process
-    if worker is not None and worker._on_progress is not None:
-        worker._on_progress(done, total)
+    if worker is not None and worker._reports is not None:
+        worker._reports.tell(done, total)

@@ -140,13 +140,10 @@ class MapRun:
             size = min(size, limit)
             window = min(window, max(1, int(limit // size)))
         chunks = chunk_tasks(self._items, None, 1 if self._chunksize == 1 else size)
-        progress = Progress(self._progress_bar(), self._n_items, "")
-        try:
+        with Progress(self._progress_bar(), self._n_items, "") as progress:
             for results in self._session.in_turn(self._handle, chunks, window, self._timeout):
                 progress.update(len(results))
                 yield from self._session.unpack_all(results)
-        finally:
-            progress.close()
 
 
 def concatenate(results: list[Any]) -> Any:
