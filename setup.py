@@ -36,6 +36,7 @@ EXTRAS = {
         "workercontext>=0.1.1",
     ],
     "progress": ["ipywidgets>=8", "rich>=13"],
+    "plot": ["matplotlib>=3.8"],
     "gpu": ["nvidia-ml-py>=12"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

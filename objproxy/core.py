@@ -32,6 +32,7 @@ from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
+from objproxy.timeline import Timeline
 
 
 class PoolCore:
@@ -45,13 +46,16 @@ class PoolCore:
         Where they live.
     settings : PoolSettings
         The checked options of the pool.
+    timeline : Timeline or None
+        Watches the back end.
     """
 
-    def __init__(self, recipe: PoolRecipe, backend: Backend, settings: PoolSettings) -> None:
+    def __init__(self, recipe: PoolRecipe, backend: Backend, settings: PoolSettings, timeline: Timeline | None = None) -> None:
         self.recipe = recipe
         self.backend = backend
         self.settings = settings
         self.is_dedicated = settings.dedicated
+        self.timeline = timeline
         self.reports = Reports(settings.on_progress)
         backend.open(_context(recipe, backend, settings, self.reports, weakref.WeakMethod(self.forget_shared)))
         recipe.pack_with(backend.pack)
@@ -102,12 +106,14 @@ class PoolCore:
     def close(self, timeout: float | None) -> None:
         """Finish and end."""
         self._finalizer.detach()
+        self._keep_start_times()
         self.driver.close(timeout)
         self.recipe.forget()
 
     def kill(self) -> None:
         """End now."""
         self._finalizer.detach()
+        self._keep_start_times()
         self.driver.kill(PoolClosedError("the pool was killed before this was done"))
         self.recipe.forget()
 
@@ -276,15 +282,22 @@ class PoolCore:
 
     def insights(self) -> Insights:
         """Return where the time went."""
+        self._keep_start_times()
         state, now = self.driver.state, self.backend.now()
         records = {**state.removed, **state.workers}
-        slowest = tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True))
-        return Insights(tuple(self._worker_insights(records[worker_id], now) for worker_id in sorted(records)), slowest)
+        workers = tuple(self._worker_insights(records[worker_id], now) for worker_id in sorted(records))
+        if self.timeline is not None:
+            return Insights(workers, self.timeline.slowest(), self.timeline.spans(), self.timeline.totals())
+        return Insights(workers, tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True)))
+
+    def _keep_start_times(self) -> None:
+        """Note how long the workers took to come up, as long as the back end knows it."""
+        for record in list(self.driver.state.workers.values()):
+            info = self.backend.info(record.worker_id)
+            record.start_up_seconds = info.start_up_seconds or record.start_up_seconds
+            record.init_seconds = info.init_seconds or record.init_seconds
 
     def _worker_insights(self, record: WorkerRecord, now: float) -> WorkerInsights:
-        info = self.backend.info(record.worker_id)
-        record.start_up_seconds = info.start_up_seconds or record.start_up_seconds
-        record.init_seconds = info.init_seconds or record.init_seconds
         alive = (record.ended_at or now) - record.created_at
         known = record.start_up_seconds + record.init_seconds + record.working_seconds + record.exit_seconds
         return WorkerInsights(

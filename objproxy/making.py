@@ -8,14 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objproxy import backends
-from objproxy._checks import check_count
+from objproxy._checks import check_count, check_flag
 from objproxy._cpus import usable_cpu_count
+from objproxy.backends.base import Backend
+from objproxy.backends.watched import WatchedBackend, Watcher
 from objproxy.core import PoolCore
 from objproxy.devices import Device, resolve_devices
 from objproxy.errors import NotSupportedError
+from objproxy.progress import check_progress_bar
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings, check_cpu_ids
 from objproxy.signatures import ClassInfo
+from objproxy.startup import StartUpBar
+from objproxy.timeline import Timeline
 
 _pool_numbers = itertools.count(1)
 
@@ -44,6 +49,8 @@ def make_core(
     shared_memory_limit: int | None,
     cpu_ids: Any,
     on_progress: Callable[[int, int, int | None], None] | None,
+    init_progress_bar: Any,
+    timeline: bool,
     name: str | None,
     warn_unclosed: bool,
 ) -> PoolCore:
@@ -73,6 +80,8 @@ def make_core(
         **({"on_progress": on_progress} if on_progress is not None else {}),
     )
     _check_seed(seed)
+    check_flag("timeline", timeline)
+    check_progress_bar(init_progress_bar)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name={name!r}: expected a str")
     engine = backends.resolve(backend, separate_processes=separate_processes)
@@ -93,12 +102,21 @@ def make_core(
             on_restart=on_restart,
             max_rss=max_rss,
         )
-        core = PoolCore(recipe, engine, settings)
+        line = Timeline() if timeline else None
+        core = PoolCore(recipe, _watched(engine, line, init_progress_bar, recipe), settings, line)
         _warn_of_hidden_names(recipe.info, pool_names)
     except BaseException:
         engine.close()  # it holds descriptors from the beginning
         raise
     return core
+
+
+def _watched(engine: Backend, timeline: Timeline | None, init_progress_bar: Any, recipe: PoolRecipe) -> Backend:
+    """Return the back end with those who want to know what happens to its workers."""
+    watchers: list[Watcher] = [] if timeline is None else [timeline]
+    if init_progress_bar:
+        watchers.append(StartUpBar(init_progress_bar, recipe.name, recipe.n_workers))
+    return WatchedBackend(engine, watchers) if watchers else engine
 
 
 def _resolve_workers(

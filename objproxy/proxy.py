@@ -79,6 +79,11 @@ class ProxyPool(Generic[T]):
         Processors of each worker: an int, or a list of them, for each.
     on_progress : callable or None
         Called with (worker_id, done, total) when a worker calls `objproxy.report_progress`.
+    init_progress_bar : bool, str, dict or callable
+        A bar, as ``options(progress_bar=...)`` of a method has it, of the workers that are ready; it is shown if that takes
+        longer than a second.
+    timeline : bool
+        Keep what each worker did when, and the arguments of the slowest items, for `insights`. Costs about 2 us a message.
     name : str or None
         Name of the pool, for logs and errors.
     warn_unclosed : bool
@@ -146,6 +151,8 @@ class ProxyPool(Generic[T]):
         shared_memory_limit: int | None = None,
         cpu_ids: Any = None,
         on_progress: Callable[[int, int, int | None], None] | None = None,
+        init_progress_bar: Any = False,
+        timeline: bool = False,
         name: str | None = None,
         warn_unclosed: bool = True,
     ) -> None:
@@ -179,6 +186,8 @@ class ProxyPool(Generic[T]):
             shared_memory_limit=shared_memory_limit,
             cpu_ids=cpu_ids,
             on_progress=on_progress,
+            init_progress_bar=init_progress_bar,
+            timeline=timeline,
             name=name,
             warn_unclosed=warn_unclosed,
         )
@@ -300,7 +309,14 @@ class ProxyPool(Generic[T]):
         return self._core.put(value)
 
     def insights(self) -> Insights:
-        """Return where the time of each worker went (start, constructor, waiting, work, end), and the slowest items."""
+        """Return where the time of each worker went (start, constructor, waiting, work, end), and the slowest items.
+
+        Returns
+        -------
+        Insights
+            To be printed; with ``ProxyPool(timeline=True)`` also to be saved as an image (``save_image``) or as a trace for
+            Perfetto (``save_trace``). It can be asked for when the pool is closed, too.
+        """
         return self._core.insights()
 
     # ---- instances ---------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ LATE_IMPORTS = {
     "rich.console",
     "rich.progress",
     "ipywidgets",
-    "matplotlib",
+    "matplotlib.figure",
     "cloudpickle",
     "psutil",
     "asyncio",

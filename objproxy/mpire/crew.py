@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from objproxy.mpire.checks import Functions, MapParams, PoolParams
-from objproxy.mpire.insights import make_insights
 from objproxy.mpire.maps import MapRun
 from objproxy.mpire.session import Session
 
@@ -50,7 +49,7 @@ class Crew:
         """Return where the time of the workers went that were started last; nothing unless that was asked for."""
         if self._last is None or not self._params.enable_insights:
             return {}
-        return make_insights(self._last.insights(), self._last.slowest)
+        return self._last.insights()
 
     @contextlib.contextmanager
     def running_map(self, name: str, functions: Functions, params: MapParams) -> Iterator[MapRun]:

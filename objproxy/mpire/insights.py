@@ -6,28 +6,39 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from objproxy.insights import Insights
+from objproxy.insights import PARTS, Insights
 from objproxy.mpire.utils import format_seconds
 
-_PARTS = ("start_up", "init", "waiting", "working", "exit")
+#: What methods of the performer do that are no tasks.
+_PART_OF = {"begin": "init", "finish": "exit"}
 
 
-def make_insights(insights: Insights, slowest: Sequence[tuple[float, str]]) -> dict[str, Any]:
+def make_insights(insights: Insights, n_joined: Sequence[int], slowest: Sequence[tuple[float, str]]) -> dict[str, Any]:
     """Return the 29 entries.
 
     Parameters
     ----------
     insights : Insights
-        Of the pool of performers.
+        Of the pool of performers, with its time line.
+    n_joined : sequence of int
+        For each worker the tasks that were part of a call, but the first of it.
     slowest : sequence of tuple
         (seconds, arguments) of the slowest tasks, slowest first.
     """
-    seconds = {part: [getattr(worker, part) for worker in insights.workers] for part in _PARTS}
+    seconds = {part: [getattr(worker, part) for worker in insights.workers] for part in PARTS}
+    n_tasks = list(n_joined)
+    for total_of in insights.methods:  # worker_init and worker_exit are calls of the performer, too
+        part = _PART_OF.get(total_of.method, "working")
+        if part == "working":
+            n_tasks[total_of.worker_id] += total_of.n_items
+        seconds["working"][total_of.worker_id] -= total_of.seconds
+        seconds[part][total_of.worker_id] += total_of.seconds
+    seconds["working"] = [max(0.0, value) for value in seconds["working"]]
     totals = {part: sum(values) for part, values in seconds.items()}
     total = sum(totals.values())
-    made: dict[str, Any] = {"n_completed_tasks": [worker.n_tasks for worker in insights.workers]}
+    made: dict[str, Any] = {"n_completed_tasks": n_tasks}
     for part, values in seconds.items():
-        made[f"{_name(part)}"] = [_text(value) for value in values]
+        made[_name(part)] = [_text(value) for value in values]
     for part, value in totals.items():
         made[f"total_{_name(part)}"] = _text(value)
     made["total_time"] = _text(total)
@@ -53,7 +64,7 @@ def describe_insights(insights: dict[str, Any]) -> str:
     if not insights:
         return "No profiling stats available. Try to run a function first with insights enabled ..."
     lines = ["WorkerPool insights", "-------------------", f"Total number of tasks completed: {_n_tasks(insights)}"]
-    for part in _PARTS:
+    for part in PARTS:
         name = part.replace("_", " ")
         lines.append(
             f"Total {name} time: {insights[f'total_{part}_time']}s, mean {insights[f'{part}_time_mean']}s, "
@@ -63,7 +74,7 @@ def describe_insights(insights: dict[str, Any]) -> str:
         lines.append("Efficiency warning: working ratio is < 80%!")
     lines += ["", "Stats per worker", "----------------"]
     for worker, n_tasks in enumerate(insights["n_completed_tasks"]):
-        times = ", ".join(f"{part.replace('_', ' ')} {insights[f'{part}_time'][worker]}s" for part in _PARTS)
+        times = ", ".join(f"{part.replace('_', ' ')} {insights[f'{part}_time'][worker]}s" for part in PARTS)
         lines.append(f"Worker {worker}: {n_tasks} tasks, {times}")
     lines += ["", "Top 5 longest tasks", "-------------------"]
     longest = zip(insights["top_5_max_task_durations"], insights["top_5_max_task_args"], strict=True)

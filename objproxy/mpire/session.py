@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +11,9 @@ from types import FunctionType
 from typing import Any
 
 from objproxy import ProxyPool, WorkerDiedError, WorkerInitError
-from objproxy.insights import Insights
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
+from objproxy.mpire.insights import make_insights
 from objproxy.mpire.performer import N_SLOWEST, Noted, Performer, Setup, Task
 
 #: A task of a user may kill its worker often before the worker is given up; a map ends with the first death anyway.
@@ -50,6 +49,7 @@ class Session:
         self.functions = functions
         self.lifespan = lifespan
         self.exit_results: list[Any] = []
+        self.n_joined = [0] * params.n_workers  # tasks beyond the first of each chunk that was one call
         self.slowest: list[tuple[float, str]] = []
         self.n_workers = params.n_workers
         self._params = params
@@ -97,6 +97,7 @@ class Session:
                     max_tasks_per_worker=self.lifespan,
                     max_restarts=_MAX_RESTARTS,
                     on_restart="replay",
+                    timeline=params.enable_insights,
                     init_timeout=None if limit is None or self._is_thread else limit + _START_SECONDS,
                 )
         except WorkerInitError as exc:
@@ -168,9 +169,9 @@ class Session:
         """Return a time limit for a method; a thread keeps its limits itself, as well as it can."""
         return None if self._is_thread else timeout
 
-    def insights(self) -> Insights:
-        """Return where the time of the workers went."""
-        return self._pool.insights()
+    def insights(self) -> dict[str, Any]:
+        """Return where the time of the workers went, and the slowest tasks."""
+        return make_insights(self._pool.insights(), self.n_joined, self.slowest)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 
@@ -205,8 +206,9 @@ class Session:
         methods = [instance.run_chunk.options(timeout=timeout) for instance in instances]
         pending: deque[Future[Any]] = deque()
         try:
-            for method, chunk in zip(itertools.cycle(methods), chunks, strict=False):
-                pending.append(method.submit(handle, chunk))
+            for number, chunk in enumerate(chunks):
+                pending.append(methods[number % len(methods)].submit(handle, chunk))
+                self.n_joined[number % len(methods)] += len(chunk) - 1
                 if len(pending) >= window:
                     yield pending.popleft().result()
             while pending:
