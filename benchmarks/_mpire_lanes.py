@@ -6,6 +6,7 @@ trial (Dask's, and joblib's) are given its number, so that they begin with nothi
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -251,21 +252,21 @@ def _evaluate_state(worker_state: dict[str, Any], index: int) -> Any:
 
 
 class Mpire:
-    """MPIRE: shared objects by fork, worker state, exit results."""
+    """MPIRE, or a module that stands in for it: shared objects by fork, worker state, exit results."""
 
-    def __init__(self, n_workers: int) -> None:
+    def __init__(self, n_workers: int, module: str = "mpire") -> None:
         self._n_workers = n_workers
+        self._module = module
+
+    def _open(self, **options: Any) -> Any:
+        return importlib.import_module(self._module).WorkerPool(self._n_workers, **options)
 
     def filter_images(self, image: Any, filters: Sequence[Any]) -> Iterable[Any]:
-        from mpire import WorkerPool
-
-        with WorkerPool(self._n_workers, shared_objects=image, start_method="fork") as pool:
+        with self._open(shared_objects=image, start_method="fork") as pool:
             return list(pool.imap(_process_shared, [(kernel,) for kernel in filters]))
 
     def count_prefixes(self, documents: Sequence[list[bytes]]) -> Iterable[tuple[int, set[bytes]]]:
-        from mpire import WorkerPool
-
-        with WorkerPool(self._n_workers, use_worker_state=True, start_method="fork") as pool:
+        with self._open(use_worker_state=True, start_method="fork") as pool:
             pool.map_unordered(
                 _add_to_state,
                 [(document,) for document in documents],
@@ -276,10 +277,8 @@ class Mpire:
         return results
 
     def evaluate_models(self, sizes: Sizes, n_runs: int, n_items: int) -> Iterator[list[Any]]:
-        from mpire import WorkerPool
-
         begin = partial(_begin_state, kind=partial(work.Model, *sizes))
-        with WorkerPool(self._n_workers, use_worker_state=True, keep_alive=True) as pool:
+        with self._open(use_worker_state=True, keep_alive=True) as pool:
             for _ in range(n_runs):
                 yield list(pool.imap_unordered(_evaluate_state, range(n_items), worker_init=begin))
 

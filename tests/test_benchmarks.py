@@ -43,6 +43,7 @@ QUESTIONS = {
     "argument_sizes": 1,
     "shared_fill": 1,
     "broadcast_memory": 1,
+    "mpire_face": 15,
     "mpire_three": 3,
     "small_faces": 3,
     "lazy_memory": 1,
