@@ -61,7 +61,7 @@ class Timeline(Watcher):
         """Note what will be answered."""
         self._lanes[worker_id].sent.append((batch, now))
 
-    def ending(self, worker_id: int, generation: int, is_polite: bool, now: float) -> None:
+    def ending(self, worker_id: int, generation: int, how: str, now: float) -> None:
         """Note since when a worker is ending."""
         self._lanes[worker_id].ending_at = now
 
