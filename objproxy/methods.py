@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from objproxy._checks import check_count
 from objproxy._engine.calls import Arrival
 from objproxy._engine.futures import CallFuture
 from objproxy._engine.mapping import SKIP, ResultIterator
 from objproxy._engine.messages import Failure
+from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
@@ -235,6 +237,72 @@ class PoolMethod(_Method):
             on_end=progress.close,
             on_value=core.settle_value,
         )
+
+    def stream(
+        self,
+        *,
+        ordered: bool = True,
+        maxsize: int | None = None,
+        on_error: str | Callable[[Any, BaseException], Any] | None = None,
+    ) -> TaskStream:
+        """Return a stream: items are put, and results got, at any time and from any thread.
+
+        Parameters
+        ----------
+        ordered : bool
+            Results in the order of the items, or as they come.
+        maxsize : int or None
+            Most items in the queue: put and not yet on their way to a worker; None for no bound. ``options(buffersize=...)``
+            bounds those that are on their way or have a result that nobody has got.
+        on_error : str or callable or None
+            As in `options`, which gives the default; or ``on_error(item, error)``, which gives the result in place of the
+            error, or raises.
+
+        Returns
+        -------
+        TaskStream
+            ``put(items)``, ``get(timeout=None)``, ``take(n=None)``, iteration, ``end()``, ``close()``. Each item is the one
+            argument of a call. It works while the caller does something else: a thread feeds the workers then.
+
+        Raises
+        ------
+        ValueError
+            The pool is dedicated, or the options ask for rounds or a progress bar.
+
+        Examples
+        --------
+        >>> from objproxy import ProxyPool
+        >>> with ProxyPool(str, worker_count=2, init_args=("a",)) as pool:
+        ...     stream = pool.join.stream()
+        ...     stream.put(["xyz", "12"])
+        ...     stream.put(["no"])
+        ...     stream.get(), stream.get(), stream.get()
+        ('xayaz', '1a2', 'nao')
+        """
+        core, options, name = self._core, self._options, self._info.name
+        core.driver.check_usable()
+        self._check_is_free()
+        if options.progress_bar:
+            raise ValueError("a stream has no length, so it cannot have a progress_bar; count the results you get")
+        check_count("maxsize", maxsize)
+        answer = self._changed({"on_error": on_error}).on_error if isinstance(on_error, str) else options.on_error
+
+        def on_failure(index: int, item: Any, error: BaseException, worker_id: int | None) -> Any:
+            error = core.with_note(error, name, index, worker_id)
+            if callable(on_error):
+                return on_error(item, error)
+            if answer == "raise":
+                raise (
+                    RuntimeError(f"item {index} of {name!r} raised StopIteration")
+                    if isinstance(error, StopIteration)
+                    else error
+                )
+            return SKIP if answer == "skip" else error
+
+        run = core.verbs.stream(
+            name, core.n_workers, options.policy, chunksize=options.chunksize, buffersize=options.buffersize
+        )
+        return TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=core.settle_value)
 
     # ---- futures and asyncio -----------------------------------------------------------------------------------------
 

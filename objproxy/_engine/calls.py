@@ -56,8 +56,13 @@ class Call(Rules):
         self.waiter: threading.Lock | None = None
 
     def take(self) -> list[Arrival]:
-        """Take everything out of the inbox."""
-        arrived, self.inbox = self.inbox, []
+        """Take everything out of the inbox.
+
+        The driver appends under its lock, which is not held here, and may have got hold of the list already: so it stays the
+        same list, and only what was seen is taken out of it.
+        """
+        arrived = self.inbox[:]
+        del self.inbox[: len(arrived)]
         return arrived
 
     def learn(self, count: int, seconds: float) -> None:

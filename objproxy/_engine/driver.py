@@ -203,6 +203,14 @@ class Driver:
             self._background.add(call)
         self._call_pump()
 
+    def nudge(self, call: Call) -> None:
+        """See that whoever waits for `call` looks again whether it has what it waits for."""
+        with self._lock:
+            if call.waiter is not None:
+                _wake(call.waiter)
+        if self._leading.locked():
+            self.backend.wake()
+
     def drive_if_free(self, is_true: Callable[[], bool], deadline: float | None = None) -> None:
         """Turn the engine until ``is_true()`` or the deadline, unless another thread does so already."""
         if self._leading.acquire(blocking=False):

@@ -39,8 +39,8 @@ class MapRun:
         The engine.
     call : Call
         With a `ChunkSizer`.
-    source : ItemSource
-        The items.
+    source : Source
+        The items; it may have none now and some later.
     n_workers : int
         Workers that share the items.
     buffersize : int, callable or None
@@ -53,7 +53,7 @@ class MapRun:
         self,
         driver: Driver,
         call: Call,
-        source: plan.ItemSource,
+        source: plan.Source,
         n_workers: int,
         *,
         buffersize: int | Callable[[], int] | None = None,
@@ -124,10 +124,9 @@ class MapRun:
 
     def take(self) -> list[Arrival]:
         """Take what has arrived."""
-        arrived = self.call.take()
-        if self._early:
-            arrived, self._early = self._early + arrived, []
-        return arrived
+        early = self._early[:]  # as in `Call.take`: another thread may be appending
+        del self._early[: len(early)]
+        return early + self.call.take()
 
     def wait(self, deadline: float | None = None) -> bool:
         """Wait until something has arrived or nothing is on its way; False if the deadline came first."""

@@ -10,13 +10,35 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from objproxy._engine.messages import Failure
 from objproxy._engine.payload import Payload
 from objproxy._worker.wire import Constant, Operation
 
 Encoder = Callable[[Operation], Any]
+
+
+class Source(Protocol):
+    """Where a map gets its items from: an `ItemSource`, or a queue that may be empty for a while."""
+
+    method: str
+    n_pulled: int
+    error: BaseException | None
+    is_exhausted: bool
+
+    @property
+    def n_left(self) -> int | None:
+        """Items still to come; None if that cannot be known."""
+        ...
+
+    def pull(self, n_items: int) -> Payload | None:
+        """Take at most `n_items` items; None if there are none now."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the items: nobody will pull again."""
+        ...
 
 
 class ItemSource:

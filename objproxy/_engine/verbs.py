@@ -15,6 +15,7 @@ from objproxy._engine.futures import CallFuture
 from objproxy._engine.mapping import MapRun, ResultIterator, collect
 from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.payload import Payload
+from objproxy._engine.stream_run import StreamRun, TaskQueue
 from objproxy._worker.wire import Operation
 
 Explain = Callable[[Operation, Exception], str]
@@ -125,10 +126,21 @@ class Verbs:
 
         With a time limit each item is a message of its own: the parent's clock then is the item's clock.
         """
+        call = self._map_call(source.method, n_workers, policy, chunksize)
+        return MapRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain)
+
+    def stream(
+        self, method: str, n_workers: int, policy: Policy, *, chunksize: int | None = None, buffersize: int | None = None
+    ) -> StreamRun:
+        """Prepare a map whose items are still to be put."""
+        call = self._map_call(method, n_workers, policy, chunksize)
+        source = TaskQueue(method)
+        return StreamRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=True, explain=self._explain)
+
+    def _map_call(self, method: str, n_workers: int, policy: Policy, chunksize: int | None) -> Call:
         has_limit = policy.timeout is not None
         sizer = ChunkSizer(n_workers, 1 if has_limit else chunksize, may_join=not has_limit)
-        call = Call(source.method, policy, sizer=sizer, call_number=next(self._call_numbers))
-        return MapRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain)
+        return Call(method, policy, sizer=sizer, call_number=next(self._call_numbers))
 
     def map(self, run: MapRun, on_arrival: OnArrival) -> list[Sequence[Any]]:
         """Run a map to its end; return the outcomes in order, in consecutive pieces."""

@@ -1,0 +1,492 @@
+"""A stream: a map whose items are put at any time, from any thread, and whose results are got at any time.
+
+::
+
+    put(items) ──> queue ── feed: chunks ──> workers ──> take in: in order, or as they come ──> ready ──> get()
+                     ^
+    put(iterator) ── reader (a thread, only while there are iterators)
+
+Feeding and taking in are done by whoever is here: a thread that puts feeds at once, a thread that gets feeds, turns the engine
+and takes in. While nobody is here a thread, the *keeper*, does it for them, so that the workers never run dry. It starts with
+the first item, leaves everything to a thread that gets, and ends when there has been nothing to do for a while. A round trip
+through another thread would cost two more switches, so there is none between a caller who waits and the worker.
+
+Locks: `_changed` guards the results and the counts, and is never held while code of the user runs. `_feeding` is held by who
+feeds; it is reentrant, since pickling an item may run code of the user that puts. `_hands` is held by the one thread that
+waits for arrivals and takes them in. Who holds `_feeding` or `_hands` may take `_changed`, never the other way round, and
+nobody takes one of the two while holding the other.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from objproxy._engine.calls import Arrival
+from objproxy._engine.mapping import SKIP
+from objproxy._engine.messages import Failure
+from objproxy._engine.stream_run import InputError, StreamRun
+from objproxy._worker.outcome import StreamHandle
+
+#: The keeper steps in when nobody has put or got anything for so long; the workers hold more work than that.
+_PATIENCE_SECONDS = 0.005
+
+#: The keeper ends after so many looks at a stream that has nothing to do.
+_IDLE_LOOKS = 40
+
+#: An iterator that is slow is read for so long before what it gave is sent.
+_READ_SECONDS = 0.001
+
+#: Stands for "no result is ready".
+_NOTHING = object()
+
+
+class _Failed(NamedTuple):
+    """A failure in place of a result, with all that is known of it."""
+
+    position: int
+    item: Any
+    error: BaseException
+    worker_id: int | None
+
+
+OnFailure = Callable[[int, Any, BaseException, int | None], Any]
+
+
+class TaskStream(Iterator[Any]):
+    """Items in at any time, results out at any time; made by ``pool.method.stream()``.
+
+    Iterating waits for results until `end` was called and all of them were given. Any number of threads may put and get.
+
+    Parameters
+    ----------
+    run : StreamRun
+        The map.
+    is_ordered : bool
+        Results in the order of the items, or as they come.
+    maxsize : int or None
+        Most items that were put and are not yet on their way; None for no bound.
+    on_failure : callable
+        ``on_failure(index, item, error, worker_id)`` gives what is given in place of a failed item, or raises, or gives `SKIP`.
+    on_value : callable
+        Makes a stream of the caller of a handle to a generator in a worker.
+
+    Notes
+    -----
+    Nothing blocks but waiting for a result. Items are pickled when their turn to be sent comes, so they must not be changed
+    after they were put. A worker that dies costs the item it ran, as in every map.
+    """
+
+    def __init__(
+        self, run: StreamRun, *, is_ordered: bool, maxsize: int | None, on_failure: OnFailure, on_value: Callable[[Any], Any]
+    ) -> None:
+        self._run = run
+        self._queue = run.source
+        self._is_ordered = is_ordered
+        self._maxsize = maxsize
+        self._on_failure = on_failure
+        self._on_value = on_value
+        self._changed = threading.Condition(threading.Lock())
+        self._feeding = threading.RLock()
+        self._hands = threading.Lock()
+        self._inputs: deque[Iterator[Any]] = deque()
+        self._early: dict[int, tuple[Arrival, Sequence[Any]]] = {}  # ordered: arrived before their turn
+        self._next_start = 0
+        self._ready: deque[tuple[Arrival, Sequence[Any]]] = deque()
+        self._current: tuple[Arrival, Sequence[Any]] | None = None
+        self._at = 0
+        self._n_put = self._n_arrived = self._n_given = 0
+        self._n_sleeping = self._n_getting = self._n_turns = 0
+        self._is_ended = self._is_closed = False
+        self._broken_by: BaseException | None = None
+        self._keeper: threading.Thread | None = None
+        self._reader: threading.Thread | None = None
+
+    # ---- in ----------------------------------------------------------------------------------------------------------
+
+    def put(self, items: Iterable[Any]) -> None:
+        """Add items; each is the one argument of a call.
+
+        Parameters
+        ----------
+        items : iterable
+            A list or tuple is taken at once. Any other iterable is read by a thread of the stream, no faster than the workers
+            need it, so it may be endless, and slow; what it raises is raised behind the results of the items before it.
+
+        Raises
+        ------
+        queue.Full
+            A list or tuple has no room beside what is queued (``maxsize=``); nothing of it was taken.
+        ValueError
+            `end` or `close` was called.
+        PoolClosedError, PoolBrokenError
+            The pool has ended.
+        """
+        self._check_open()
+        if self._inputs or not isinstance(items, (list, tuple)):
+            self._put_input(iter(items))
+            return
+        with self._feeding:
+            if self._maxsize is not None and len(self._queue.items) + len(items) > self._maxsize:
+                raise queue.Full(
+                    f"{len(self._queue.items)} items are queued and {len(items)} more would pass maxsize={self._maxsize}; "
+                    "get results first, or put an iterator, which is read as there is room"
+                )
+            self._n_put += len(items)
+            self._queue.items.extend(items)
+        self._feed()
+        self._see_to_keeper()
+
+    def _check_open(self) -> None:
+        self._run.check_usable()
+        if self._is_ended or self._is_closed:
+            raise ValueError("the stream was ended; make a new one with pool.method.stream()")
+        if self._broken_by is not None:
+            raise self._broken_by
+
+    def _put_input(self, items: Iterator[Any]) -> None:
+        with self._changed:
+            self._inputs.append(items)
+            self._queue.is_open_ended = True
+            if self._reader is None:
+                self._reader = threading.Thread(target=self._read, name="objproxy-stream-reader", daemon=True)
+                self._reader.start()
+        self._see_to_keeper()
+
+    def end(self) -> None:
+        """Say that nothing more will be put: iterating ends behind the last result."""
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify_all()
+
+    # ---- out ---------------------------------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the next result of what was put.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds to wait; 0 gives what is ready; None waits as long as it takes.
+
+        Raises
+        ------
+        queue.Empty
+            Every result was given already, or `timeout` came first; nothing is lost.
+        Exception
+            What the item raised, if errors are not asked for as results; the next call goes on behind it.
+        """
+        return self._next(timeout, lambda: self.n_outstanding == 0)
+
+    def __next__(self) -> Any:
+        try:
+            return self._next(None, lambda: self.n_outstanding == 0 and (self._is_ended or self._is_closed))
+        except queue.Empty:
+            raise StopIteration from None
+
+    def take(self, n_items: int | None = None) -> list[Any]:
+        """Return the results that are ready, at most `n_items` of them, without waiting.
+
+        An error stands behind the results before it: it is raised by the next call, in which it comes first.
+        """
+        results: list[Any] = []
+        while n_items is None or len(results) < n_items:
+            with self._changed:
+                values = self._pop_plain(None if n_items is None else n_items - len(results))
+                if not values and (results or not self._has_ready()):
+                    break
+            if not values:  # a failure, or a handle, is first
+                try:
+                    values = [self._next(0, lambda: True)]
+                except queue.Empty:  # what was ready is skipped
+                    break
+            results += values
+        self._feed()
+        self._see_to_keeper()
+        return results
+
+    @property
+    def n_queued(self) -> int:
+        """Items that were put and are not yet on their way."""
+        return len(self._queue.items)
+
+    @property
+    def n_outstanding(self) -> int | None:
+        """Items that were put and whose result was not given; None while an iterator is being read."""
+        return None if self._inputs else self._n_put - self._n_given
+
+    @property
+    def n_put(self) -> int:
+        """Items that were put, those of iterators as they were read."""
+        return self._n_put
+
+    @property
+    def n_given(self) -> int:
+        """Results that were given, skipped ones among them."""
+        return self._n_given
+
+    def close(self) -> None:
+        """Forget what has no result yet; what runs is left to finish. What is ready can still be got."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._inputs.clear()
+        with self._feeding:
+            self._run.stop()
+        with self._changed:
+            self._n_put = self._n_given + self._n_ready()
+            self._early.clear()
+            self._changed.notify_all()
+        for helper in (self._keeper, self._reader):
+            # A reader may be in the user's iterator, for as long as that takes; it ends when it comes back.
+            if helper is not None and helper is not threading.current_thread():
+                helper.join(1.0 if helper is self._reader else None)
+
+    def __enter__(self) -> TaskStream:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True):
+            self._run.forget()
+
+    # ---- results -----------------------------------------------------------------------------------------------------
+
+    def _next(self, timeout: float | None, is_over: Callable[[], bool]) -> Any:
+        """Return the next result; ``queue.Empty`` if ``is_over()`` or `timeout` has passed."""
+        self._see_to_keeper()
+        while True:
+            with self._changed:
+                value = self._pop()
+            if value is _NOTHING:
+                value = self._wait_for_value(timeout, is_over)
+            kind = type(value)
+            if kind is _Failed:
+                if type(value.item) is InputError:
+                    raise value.error
+                value = self._on_failure(value.position, value.item, value.error, value.worker_id)
+                if value is SKIP:
+                    continue
+            return self._on_value(value) if kind is StreamHandle else value
+
+    def _pop(self) -> Any:
+        """Take the next result, if it is ready; `_changed` is held."""
+        if not self._has_ready():
+            return _NOTHING
+        assert self._current is not None
+        arrival, items = self._current
+        value = arrival.outcomes[self._at]
+        self._at += 1
+        self._n_given += 1
+        if type(value) is Failure:
+            return _Failed(arrival.start + self._at - 1, items[self._at - 1], value.error, arrival.worker_id)
+        return value
+
+    def _has_ready(self) -> bool:
+        """Bring the next result to hand; `_changed` is held."""
+        if self._current is not None and self._at < len(self._current[0].outcomes):
+            return True
+        self._at = 0
+        self._current = self._ready.popleft() if self._ready else None
+        return self._current is not None
+
+    def _pop_plain(self, n_items: int | None) -> list[Any]:
+        """Take results up to the end of the piece at hand, if it has no failures; `_changed` is held."""
+        if not self._has_ready():
+            return []
+        assert self._current is not None
+        arrival, _ = self._current
+        stop = len(arrival.outcomes) if n_items is None else self._at + n_items
+        if arrival.has_failures:
+            return []
+        values = list(arrival.outcomes[self._at : stop])
+        if StreamHandle in set(map(type, values)):
+            return []
+        self._at += len(values)
+        self._n_given += len(values)
+        return values
+
+    def _n_ready(self) -> int:
+        pieces = sum(len(arrival.outcomes) for arrival, _ in self._ready)
+        return pieces + (len(self._current[0].outcomes) - self._at if self._current is not None else 0)
+
+    def _wait_for_value(self, timeout: float | None, is_over: Callable[[], bool]) -> Any:
+        """Feed, turn the engine and take in, or sleep while another thread does, until a result is ready."""
+        deadline = None if timeout is None else self._run.now() + timeout
+        with self._changed:
+            self._n_getting += 1
+        try:
+            while True:
+                is_late = deadline is not None and self._run.now() >= deadline
+                self._feed()
+                is_idle = not self._turn(deadline)
+                with self._changed:
+                    value = self._pop()
+                    if value is not _NOTHING:
+                        return value
+                    self._raise_if_broken()
+                    if is_over() or is_late:
+                        raise queue.Empty
+                    if is_idle:
+                        self._sleep(deadline)
+        finally:
+            with self._changed:
+                self._n_getting -= 1
+
+    def _sleep(self, deadline: float | None) -> None:
+        """Sleep until something has changed; `_changed` is held.
+
+        Who lets the hands go looks afterwards whether anybody sleeps (`_tell`). So whoever counts as a sleeper first, and finds
+        the hands taken then, will be woken; and whoever finds them free, with something to wait for, must not sleep.
+        """
+        self._n_sleeping += 1
+        if self._hands.locked() or not self._run.has_work:
+            self._changed.wait(None if deadline is None else max(0.0, deadline - self._run.now()))
+        self._n_sleeping -= 1
+
+    def _raise_if_broken(self) -> None:
+        if self._broken_by is not None and not self._run.has_work:
+            raise self._broken_by
+
+    # ---- the engine --------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Send what the workers can use; this never waits."""
+        if self._inputs:
+            self._tell()  # the reader: there may be room
+        if not self._queue.items or self._broken_by is not None:
+            return
+        try:
+            with self._feeding:
+                self._run.feed(self._n_arrived - self._n_given)
+        except Exception as exc:  # the pool has ended: what is queued will have no result, and everybody is told why
+            self._broken_by = exc
+        self._tell()
+
+    def _turn(self, deadline: float | None, is_wanted: Callable[[], bool] | None = None) -> bool:
+        """Wait for arrivals and take them in; False if another thread does so, or if there is nothing to wait for."""
+        if not self._run.has_work or not self._hands.acquire(blocking=False):
+            return False
+        try:
+            self._n_turns += 1
+            if is_wanted is None or is_wanted():
+                self._run.wait(deadline)
+                arrivals = self._run.take()
+                if arrivals:
+                    with self._changed:
+                        for arrival in arrivals:
+                            self._sort_in(arrival)
+        finally:
+            self._hands.release()
+            self._tell()
+        self._feed()
+        return True
+
+    def _tell(self) -> None:
+        """Wake who sleeps."""
+        if self._n_sleeping:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _sort_in(self, arrival: Arrival) -> None:
+        piece = arrival, self._run.settle(arrival)
+        if self._is_closed:
+            return
+        self._n_arrived += len(arrival.outcomes)
+        if not self._is_ordered:
+            self._ready.append(piece)
+            return
+        self._early[arrival.start] = piece
+        while self._next_start in self._early:
+            head = self._early.pop(self._next_start)
+            self._next_start += len(head[0].outcomes)
+            self._ready.append(head)
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------
+
+    def _see_to_keeper(self) -> None:
+        """See that the keeper is there, if there is anything to keep."""
+        if self._keeper is None and (self._queue.items or self._run.has_work):
+            with self._changed:
+                if self._keeper is None and not self._is_closed:
+                    self._keeper = threading.Thread(target=self._keep, name="objproxy-stream-keeper", daemon=True)
+                    self._keeper.start()
+
+    def _keep(self) -> None:
+        """Stand in for the threads of the user while none of them is here."""
+        n_idle = 0
+        while True:
+            n_turns = self._n_turns
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed, _PATIENCE_SECONDS)
+                n_idle = 0 if self._run.has_work or self._n_turns != n_turns else n_idle + 1
+                if self._is_closed or n_idle > _IDLE_LOOKS:
+                    self._keeper = None
+                    return
+            if self._n_turns == n_turns and not self._n_getting:
+                self._feed()
+                while self._turn(None, self._is_left_alone) and self._is_left_alone():
+                    pass
+
+    def _is_left_alone(self) -> bool:
+        return not self._n_getting and not self._is_closed
+
+    def _read(self) -> None:
+        """Read the iterators that were put, one after another, as the workers need their items."""
+        while True:
+            with self._changed:
+                n_wanted = self._wait_for_room()
+                if not n_wanted:
+                    self._reader = None
+                    return
+                items = self._inputs[0]
+            chunk, error = _read_some(items, n_wanted)
+            with self._changed:
+                if self._is_closed:
+                    continue
+                self._n_put += len(chunk)
+                self._queue.items.extend(chunk)
+                if error is not None:
+                    self._inputs.popleft()
+                    self._queue.is_open_ended = bool(self._inputs)
+                    if not isinstance(error, StopIteration):
+                        self._put_error(error)
+                self._changed.notify_all()
+            self._feed()
+            self._see_to_keeper()
+
+    def _wait_for_room(self) -> int:
+        """Return how many items to read, 0 when there is nothing left to read; `_changed` is held."""
+        while self._inputs and not self._is_closed and self._broken_by is None:
+            n_wanted = self._run.n_wanted(self._n_arrived - self._n_given)
+            if n_wanted:
+                return n_wanted
+            self._n_sleeping += 1
+            self._changed.wait()
+            self._n_sleeping -= 1
+        return 0
+
+    def _put_error(self, error: BaseException) -> None:
+        """Let an iterator's own error take the place of a result, behind those of its items; `_changed` is held."""
+        self._queue.items.append(InputError(error))
+        self._queue.n_errors += 1
+        self._n_put += 1
+
+
+def _read_some(items: Iterator[Any], n_items: int) -> tuple[list[Any], BaseException | None]:
+    """Read at most `n_items`, of a slow iterator what it gives in a short time; return them and what it raised, or its end."""
+    chunk: list[Any] = []
+    started = time.perf_counter()
+    try:
+        while len(chunk) < n_items and (not chunk or time.perf_counter() - started < _READ_SECONDS):
+            chunk.append(next(items))
+    except BaseException as exc:  # raised again in the thread that gets the results
+        return chunk, exc
+    return chunk, None
