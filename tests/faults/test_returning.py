@@ -1,0 +1,264 @@
+"""Faults while a result is sent and taken in (D): its pickle, its frame, its rebuilding, the code of the user in the program."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faulty import FailsAtDeletion, Meeting, Victim
+from objproxy import PoolClosedError, ProxyPool, ResultPickleError, TaskTimeoutError, WorkerDiedError
+from objproxy._worker import wire
+from targets import PATIENCE_SECONDS, poll_until
+from ways import MakePool
+
+OFTEN = (10_000, 1.0)
+
+#: Of this many rows the result does not fit the journal, and makes one frame of 2 MB.
+MANY = 2_000
+
+
+def _over_items(pool: ProxyPool[Any], name: str, *columns: Any) -> dict[str, list[Any]]:
+    """Run a method on items in each way; return what came of every item."""
+    method = getattr(pool, name).options(on_error="return", stack_results=False)
+    return {
+        "map_args": method.options(map_args=True)(*columns),
+        "map": method.map(*columns),
+        "imap": list(method.imap(*columns)),
+        "one by one": method.options(chunksize=1).map(*columns),
+    }
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("TypeError", ResultPickleError),
+        ("SystemExit", ResultPickleError),
+        ("KeyboardInterrupt", ResultPickleError),
+        ("os._exit(0)", WorkerDiedError),
+        ("SIGSEGV", WorkerDiedError),
+    ],
+)
+def test_a_result_that_fails_to_be_pickled_is_its_tasks_error(make_pool: MakePool, how: str, kind: type) -> None:
+    """D1: and no other's.
+
+    Mutation: `except Exception` around the pickling in `ChunkRunner` and `WorkerLoop` ends the worker at an exit.
+    """
+    pool = make_pool(Victim, max_restarts=OFTEN)
+    kinds = ["FailsAtUnpickle", "FailsAtPickle", "FailsAtUnpickle", "FailsAtUnpickle"]
+    for name, results in _over_items(pool, "make", kinds, [how] * 4, [-1] * 4).items():
+        assert [isinstance(result, kind) for result in results] == [False, True, False, False], name
+    with pytest.raises(kind):
+        pool[0].make("FailsAtPickle", how, -1)
+    results = pool.make.options(return_exceptions=True)("FailsAtPickle", how, -1)
+    assert [type(result) for result in results] == [kind] * 2
+    assert (sum(worker.generation for worker in pool.workers) > 0) == (kind is WorkerDiedError)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("n_bytes", [1, wire.HEADER.size, 1_000_000, -1])
+def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool, n_bytes: int) -> None:
+    """D2: what has come of the frame is thrown away, and the caller is told; nobody waits for the rest.
+
+    Mutation: a channel that the program reads until a frame is whole never returns.
+    """
+    pool = make_pool(Victim, max_restarts=OFTEN)
+
+    def arm() -> None:
+        pool.end_in_writing.options(return_exceptions=True)(n_bytes, "os._exit(1)", 1_000_000)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "instance": lambda: pool[0].make_rows(MANY),
+        "broadcast": lambda: pool.make_rows(MANY),
+        "map": lambda: pool.make_rows.map([MANY]),
+        "imap": lambda: list(pool.make_rows.imap([MANY])),
+        "submit": lambda: pool.make_rows.submit(MANY).result(PATIENCE_SECONDS),
+    }
+    for name, call in calls.items():
+        pool.pid.options(return_exceptions=True)()
+        arm()
+        with pytest.raises(WorkerDiedError) as caught:
+            call()
+        assert (caught.value.started, caught.value.exitcode) == (True, 1), name
+    pool.obey.options(return_exceptions=True)("SIGKILL")  # one of the two is still armed
+    assert [len(result) for result in pool.make_rows.map([MANY] * 2)] == [MANY + 1] * 2
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("n_bytes", [1, wire.HEADER.size, -1])
+def test_results_that_were_done_outlive_a_worker_that_dies_while_it_sends_them(make_pool: MakePool, n_bytes: int) -> None:
+    """D2: small results of a map are in the journal too, so nothing is lost at all, and nothing runs twice.
+
+    Better than the row. Mutation: `ProcessBackend._autopsy` that does not look into the journal.
+    """
+    pool = make_pool(Victim, worker_count=1, max_restarts=OFTEN)
+    n_deaths = 0
+    for items in ([*range(20)], [i + 0.5 for i in range(20)], [None] * 20, [(i,) for i in range(20)]):
+        for chunksize in (1, 20):
+            pool.end_in_writing.submit(n_bytes, "os._exit(1)").result(PATIENCE_SECONDS)
+            assert pool.obey.options(chunksize=chunksize).map(items) == items
+            n_deaths += 1
+            assert pool.place.submit().result(PATIENCE_SECONDS) == (0, n_deaths)
+
+
+@pytest.mark.processes
+def test_a_result_counts_though_its_worker_dies_right_after_it(make_pool: MakePool) -> None:
+    """D3: the next use gets a new worker."""
+    pool = make_pool(Victim, worker_count=1, max_restarts=OFTEN)
+    for generation, n_rows in enumerate([0, 1, MANY]):
+        pool.end_in_writing.submit(10**9, "os._exit(1)").result(PATIENCE_SECONDS)
+        assert len(pool.make_rows.submit(n_rows).result(PATIENCE_SECONDS)) == n_rows + 1
+        assert pool.place.submit().result(PATIENCE_SECONDS) == (0, generation + 1)
+
+
+@pytest.mark.parametrize("end", ["close", "kill", "timeout"])
+def test_a_pool_ends_though_nobody_takes_its_large_results(end: str) -> None:
+    """D4: the workers wait with what does not fit the channel; whoever holds the iterator does not keep the pool from ending."""
+    with ProxyPool(Victim, worker_count=2) as pool:
+        results = pool.make_rows.options(buffersize=4).imap(itertools.repeat(20 * MANY))
+        assert len(next(results)) == 20 * MANY + 1
+        {"close": pool.close, "kill": pool.kill, "timeout": lambda: pool.close(timeout=0.01)}[end]()
+    with pytest.raises((PoolClosedError, StopIteration)):
+        for _ in range(6):
+            next(results)
+
+
+@pytest.mark.processes
+def test_a_worker_that_hangs_in_the_middle_of_its_answer_is_ended(make_pool: MakePool, tmp_path: Path) -> None:
+    """D5: by the time limit of its call, or by the end of the pool.
+
+    Mutation: a channel that the program reads until a frame is whole never returns.
+    """
+    pool = make_pool(Victim)
+    pool.end_in_writing(1_000_000, Meeting(tmp_path / "never over"), 1_000_000)
+    with pytest.raises(TaskTimeoutError):
+        pool[0].make_rows.options(timeout=0.3)(MANY)
+    assert pool[0].place() == (0, 1)
+    future = pool[1].make_rows.submit(MANY)
+    poll_until(lambda: (tmp_path / "never over").exists() and future.running())
+    pool.close(timeout=0.1)
+    assert isinstance(future.exception(PATIENCE_SECONDS), PoolClosedError)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("kind", "how", "says"),
+    [
+        ("FailsAtUnpickle", "LookupError", "LookupError"),
+        ("FailsAtUnpickle", "SystemExit", "SystemExit"),
+        ("FailsAtUnpickle", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("NeedsMissingModule", "", "ModuleNotFoundError"),
+    ],
+)
+def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(
+    make_pool: MakePool, kind: str, how: str, says: str
+) -> None:
+    """D6: whatever it does while it is rebuilt, an exit included; the pool is usable.
+
+    Mutation: `except Exception` in `replies._unpickle` lets an exit end the program.
+    """
+    pool = make_pool(Victim)
+    good = ("FailsAtUnpickle", "LookupError", -1)  # fails in no process that there is
+    columns = zip(good, (kind, how, os.getpid()), good, good, strict=True)
+    for name, results in _over_items(pool, "make", *map(list, columns)).items():
+        assert [isinstance(result, ResultPickleError) for result in results] == [False, True, False, False], name
+        assert says in str(results[1])
+    with pytest.raises(ResultPickleError, match=says):
+        pool[0].make(kind, how, os.getpid())
+    with pytest.raises(ResultPickleError, match=says):
+        pool.make.submit(kind, how, os.getpid()).result(PATIENCE_SECONDS)
+    assert [worker.generation for worker in pool.workers] == [0, 0]
+
+
+@pytest.mark.parametrize("how", ["os._exit(1)", "SIGSEGV"])
+def test_a_result_is_kept_though_something_ends_the_worker_when_it_is_deleted_later(how: str) -> None:
+    """D7: who asks next gets a new worker, and no error if it does not count on the state."""
+    with ProxyPool(Victim, worker_count=1, max_restarts=OFTEN) as pool:
+        pool[0].keep(FailsAtDeletion(how))
+        pool[0].end_in_writing(10**9, "drop what is kept")
+        assert pool.obey.map([1, 2, 3]) == [1, 2, 3]
+        assert pool.place.submit().result(PATIENCE_SECONDS) == (0, 1)
+
+
+@pytest.mark.parametrize("how", ["os._exit(1)", "SIGSEGV"])
+def test_an_argument_that_ends_the_worker_when_it_is_deleted_costs_its_task_alone(how: str) -> None:
+    """D7: it is deleted before its result is sent, and so is part of its task."""
+    with ProxyPool(Victim, worker_count=2, max_restarts=OFTEN) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool[0].size([FailsAtDeletion(how)])
+        results = pool.size.options(on_error="return", chunksize=1).map([[0], [1], [FailsAtDeletion(how)], [3], [4]])
+        assert [isinstance(result, int) for result in results][:2] == [True, True]
+        assert [isinstance(result, int) for result in results][3:] == [True, True]
+
+
+class RawSender(Victim):
+    """Writes to its channel what is no frame."""
+
+    def send_raw(self, data: bytes) -> None:
+        wire.os.write(self._channel(), data)
+        signal.pause()
+
+    def _channel(self) -> int:
+        links = {int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)}
+        return max(fd for fd, link in links.items() if link.startswith("socket:"))
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_a_length_that_cannot_be_is_a_protocol_error() -> None:
+    """D8: nothing is allocated for it, and the worker, which is alive, is ended."""
+    with ProxyPool(RawSender, worker_count=2) as pool:
+        with pytest.raises(WorkerDiedError, match="protocol error: a frame of 9223372036854775807 bytes"):
+            pool[0].send_raw(wire.HEADER.pack(wire.REPLY, 2**63 - 1))
+        assert pool.obey(1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("how", ["LookupError", "SystemExit"])
+def test_code_of_the_user_that_fails_in_the_program_harms_nobody_else(how: str) -> None:
+    """D9: bars, callbacks of futures."""
+    kind = getattr(builtins, how)
+
+    def raise_it(*_args: Any) -> None:
+        raise kind("mine")
+
+    with ProxyPool(Victim, worker_count=2) as pool:
+        with pytest.raises(kind, match="mine"):
+            pool.obey.options(progress_bar=raise_it).map(range(100))
+        future = pool.obey.submit(1)
+        if how == "LookupError":  # an exit in a callback is `concurrent.futures`' own to pass on
+            future.add_done_callback(raise_it)
+        assert future.result(PATIENCE_SECONDS) == 1
+        assert pool.obey.map(range(100)) == list(range(100))
+
+
+def test_a_death_under_one_thread_is_not_the_others(tmp_path: Path) -> None:
+    """D10: of two threads that use one pool."""
+    with ProxyPool(Victim, worker_count=2, max_restarts=OFTEN) as pool:
+        outcomes: dict[str, Any] = {}
+        meeting = Meeting(tmp_path / "meeting")
+
+        def use(name: str, items: list[Any]) -> None:
+            outcomes[name] = pool.obey.options(on_error="return", chunksize=1).map(items)
+
+        well = threading.Thread(target=use, args=("well", [0, meeting, 2, 3]))
+        ill = threading.Thread(target=use, args=("ill", [0, "SIGKILL", 2, "SIGSEGV", 4, "os._exit(0)"]))
+        well.start()
+        meeting.pid()
+        ill.start()
+        ill.join(PATIENCE_SECONDS)
+        meeting.end()
+        well.join(PATIENCE_SECONDS)
+        assert outcomes["well"] == [0, "met", 2, 3]
+        kinds = [type(outcome) for outcome in outcomes["ill"]]
+        assert kinds == [int, WorkerDiedError, int, WorkerDiedError, int, WorkerDiedError]
+
