@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -333,8 +334,8 @@ def _context(
     crosses = backend.capabilities.crosses_processes
     return PoolContext(
         recipe=recipe,
-        on_progress=reports,
-        on_log=handle_record,
+        on_progress=_guarded(reports),
+        on_log=_guarded(handle_record),
         start_method=settings.start_method or "",
         # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by
         # itself.
@@ -345,6 +346,21 @@ def _context(
         shared_memory_limit=settings.shared_memory_limit,
         on_forget=on_forget,
     )
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return `hook` so that what it raises is told and harms nobody.
+
+    It is called by whoever turns the engine, in the midst of taking in what a worker has sent, and neither has made the error.
+    """
+
+    def call(*args: Any) -> None:
+        try:
+            hook(*args)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+
+    return call
 
 
 def handle_record(fields: dict[str, Any]) -> None:

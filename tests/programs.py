@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ PREAMBLE = """
 
 
 class Ended(NamedTuple):
-    """How a program has ended."""
+    """How a program has ended, and what it has said behind the line that it was ready."""
 
     returncode: int
     output: str
@@ -67,17 +68,21 @@ class Program:
         )
         self.pid = self._process.pid
         self._handles: dict[int, int] = {}  # process -> a descriptor that becomes readable at its end
-        self._output = ""
+        self.output = ""  # the lines before that
 
     def wait_ready(self) -> None:
         """Wait for the line that says so, and take hold of every process below."""
         assert self._process.stdout is not None
+        watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        watchdog.start()
         for line in self._process.stdout:
             if line == "ready\n":
                 break
-            self._output += line
+            self.output += line
         else:
-            raise AssertionError(self._process.communicate(timeout=PATIENCE_SECONDS)[1])
+            raise AssertionError(f"the program never came so far: {self._process.communicate()[1]}")
+        watchdog.cancel()
+        watchdog.join()
         self.hold(child.pid for child in psutil.Process(self.pid).children(recursive=True))
 
     def hold(self, pids: Iterator[int] | Sequence[int]) -> None:
@@ -99,12 +104,21 @@ class Program:
             self._process.kill()
             self._process.communicate()
             raise
-        return Ended(self._process.returncode, self._output + output, errors, time.monotonic() - began)
+        return Ended(self._process.returncode, output, errors, time.monotonic() - began)
 
-    def left(self, seconds: float = GONE_SECONDS) -> list[int]:
-        """Return the processes that are still there after so many seconds; nobody waits longer than until all have ended."""
+    def children_named(self, word: str) -> list[int]:
+        """Return the processes below whose command has a word in it."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [child.pid for child in children if word in " ".join(child.cmdline())]
+
+    def end_of_itself(self) -> None:
+        """Wait for the end of the program, while others may hold its streams."""
+        self._process.wait(PATIENCE_SECONDS)
+
+    def left(self, seconds: float = GONE_SECONDS, *, but: Sequence[int] = ()) -> list[int]:
+        """Return the processes that are still there after so many seconds, or nothing as soon as all but some have ended."""
         deadline = time.monotonic() + seconds
-        waiting = dict(self._handles)
+        waiting = {pid: handle for pid, handle in self._handles.items() if pid not in but}
         while waiting and time.monotonic() < deadline:
             ready, _, _ = select.select(waiting.values(), [], [], deadline - time.monotonic())
             waiting = {pid: handle for pid, handle in waiting.items() if handle not in ready}
@@ -118,7 +132,10 @@ class Program:
         for handle in self._handles.values():
             os.close(handle)
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @contextlib.contextmanager

@@ -479,8 +479,8 @@ class Driver:
             self._pump_wanted.clear()
             try:
                 self.wait_until(lambda: not self._background)
-            except Exception:
-                _logger.exception("the engine of a pool failed; the pool is broken")
+            except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
+                _logger.exception("turning the engine of a pool failed")
             if self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
                 continue
             with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from faulty import FailsAtDeletion, Meeting, Victim
-from objproxy import PoolClosedError, ProxyPool, ResultPickleError, TaskTimeoutError, WorkerDiedError
+from objproxy import PoolClosedError, ProxyPool, ResultPickleError, TaskTimeoutError, WorkerDiedError, report_progress
 from objproxy._worker import wire
 from targets import PATIENCE_SECONDS, poll_until
 from ways import MakePool
@@ -224,8 +225,8 @@ def test_a_length_that_cannot_be_is_a_protocol_error() -> None:
 
 
 @pytest.mark.parametrize("how", ["LookupError", "SystemExit"])
-def test_code_of_the_user_that_fails_in_the_program_harms_nobody_else(how: str) -> None:
-    """D9: bars, callbacks of futures."""
+def test_a_bar_that_fails_ends_its_own_call(how: str) -> None:
+    """D9: and no other."""
     kind = getattr(builtins, how)
 
     def raise_it(*_args: Any) -> None:
@@ -234,11 +235,72 @@ def test_code_of_the_user_that_fails_in_the_program_harms_nobody_else(how: str) 
     with ProxyPool(Victim, worker_count=2) as pool:
         with pytest.raises(kind, match="mine"):
             pool.obey.options(progress_bar=raise_it).map(range(100))
-        future = pool.obey.submit(1)
-        if how == "LookupError":  # an exit in a callback is `concurrent.futures`' own to pass on
-            future.add_done_callback(raise_it)
-        assert future.result(PATIENCE_SECONDS) == 1
         assert pool.obey.map(range(100)) == list(range(100))
+
+
+def test_a_callback_of_a_future_that_fails_is_told_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """D9: as with any executor."""
+
+    def raise_it(_future: Any) -> None:
+        raise LookupError("mine")
+
+    with ProxyPool(Victim, worker_count=2) as pool:
+        futures = [pool.obey.submit(i) for i in range(20)]
+        for future in futures:
+            future.add_done_callback(raise_it)
+        assert [future.result(PATIENCE_SECONDS) for future in futures] == list(range(20))
+        poll_until(lambda: caplog.text.count("LookupError: mine") == 20)
+        assert [worker.generation for worker in pool.workers] == [0, 0]
+
+
+class Teller(Victim):
+    """Tells the program something."""
+
+    def tell(self, item: int) -> int:
+        report_progress(1, 2)
+        logging.getLogger("faults.told").warning("told")
+        return item
+
+
+class RaisingHandler(logging.Handler):
+    """A handler of log records that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise LookupError("mine")
+
+
+def test_a_hook_that_fails_is_told_and_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D9: of the pool's, or of the program's logging: neither the worker that has told something nor who waits has made the error."""
+
+    def raise_it(*_args: Any) -> None:
+        raise LookupError("mine")
+
+    monkeypatch.setattr(logging.getLogger("faults.told"), "handlers", [RaisingHandler()])
+    monkeypatch.setattr(logging.getLogger("faults.told"), "propagate", False)
+    with ProxyPool(Teller, worker_count=2, on_progress=raise_it) as pool:
+        assert pool.tell.map(range(10)) == list(range(10))
+        assert [pool.tell.submit(i).result(PATIENCE_SECONDS) for i in range(10)] == list(range(10))
+        assert [worker.generation for worker in pool.workers] == [0, 0]
+    assert capsys.readouterr().err.count("LookupError: mine") == 40
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_hook_that_exits_in_the_background_leaves_the_pool_usable() -> None:
+    """D9: it cannot end the program from there; futures that come later are driven all the same."""
+
+    def leave(*_args: Any) -> None:
+        raise SystemExit("mine")
+
+    with ProxyPool(Teller, worker_count=1, max_restarts=OFTEN, on_progress=leave) as pool:
+        for _ in range(3):
+            told = pool.tell.submit(1)
+            poll_until(told.done)  # nobody but the background thread turns the engine
+            assert told.exception() is None or isinstance(told.exception(), WorkerDiedError)
+            done = pool.obey.submit(2)
+            poll_until(done.done)
+            assert done.result() == 2
 
 
 def test_a_death_under_one_thread_is_not_the_others(tmp_path: Path) -> None:
