@@ -99,7 +99,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 def fail(how: str) -> NoReturn:
-    """Fail in the way that is named: an error, ``"os._exit(7)"``, ``"exit(0)"`` of the C library, a signal, or deep recursion."""
+    """Fail in the way that is named: an error, ``"os._exit(7)"``, the C library's ``"exit(0)"``, a signal, deep recursion."""
     if how.startswith("os._exit("):
         os._exit(int(how[9:-1]))
     if how.startswith("exit("):
@@ -279,7 +279,7 @@ class Victim:
         wire.FrameReader.read = read_and_fail  # type: ignore[method-assign]
 
     def end_in_writing(self, n_bytes: int, how: str | Meeting, whole: int = 1) -> None:
-        """When this has been answered, of a write of `whole` bytes or more write only so many (negative: but for so many), and fail.
+        """When this has been answered: of a write of `whole` bytes or more write only `n_bytes` (negative: all but), and fail.
 
         ``"drop what is kept"`` is a way to fail here too, and happens behind the whole write.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -17,7 +18,8 @@ from typing import NamedTuple
 
 import psutil
 
-from targets import PATIENCE_SECONDS, poll_until
+from objproxy._worker import platform
+from targets import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +32,12 @@ PREAMBLE = """
     from faulty import *
     from objproxy import *
 """
+
+
+def _prepare(test_pid: int) -> None:
+    # A test run that was started in the background has SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    platform.die_with_parent(test_pid)  # a test run that is ended leaves no program
 
 
 class Ended(NamedTuple):
@@ -63,8 +71,7 @@ class Program:
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,
-            # A test run that was started in the background has SIGINT ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=functools.partial(_prepare, os.getpid()),
         )
         self.pid = self._process.pid
         self._handles: dict[int, int] = {}  # process -> a descriptor that becomes readable at its end
@@ -151,8 +158,3 @@ def run(code: str, *args: str) -> Iterator[Program]:
 def segments_of(pid: int) -> list[Path]:
     """Return the files that a program has left in shared memory."""
     return list(Path("/dev/shm").glob(f"objproxy-{pid}-*"))
-
-
-def wait_for(path: Path) -> None:
-    """Wait for a file."""
-    poll_until(path.exists)

@@ -228,4 +228,3 @@ def test_the_pool_of_a_worker_that_is_killed_goes_with_it() -> None:
 def _wait_for_ends(handles: list[int]) -> None:
     for handle in handles:
         assert select.select([handle], [], [], 30)[0]
-

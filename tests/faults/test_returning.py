@@ -1,8 +1,9 @@
-"""Faults while a result is sent and taken in (D): its pickle, its frame, its rebuilding, the code of the user in the program."""
+"""Faults while a result is sent and taken in (D): its pickle, its frame, its rebuilding, the user's code in the program."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import itertools
 import logging
 import os
@@ -122,14 +123,16 @@ def test_a_result_counts_though_its_worker_dies_right_after_it(make_pool: MakePo
 
 @pytest.mark.parametrize("end", ["close", "kill", "timeout"])
 def test_a_pool_ends_though_nobody_takes_its_large_results(end: str) -> None:
-    """D4: the workers wait with what does not fit the channel; whoever holds the iterator does not keep the pool from ending."""
+    """D4: the workers wait with what does not fit the channel; who holds the iterator does not keep the pool from ending."""
     with ProxyPool(Victim, worker_count=2) as pool:
-        results = pool.make_rows.options(buffersize=4).imap(itertools.repeat(20 * MANY))
-        assert len(next(results)) == 20 * MANY + 1
+        results = pool.make_rows.options(buffersize=4).imap(itertools.repeat(5 * MANY))
+        assert len(next(results)) == 5 * MANY + 1
         {"close": pool.close, "kill": pool.kill, "timeout": lambda: pool.close(timeout=0.01)}[end]()
-    with pytest.raises((PoolClosedError, StopIteration)):
-        for _ in range(6):
-            next(results)
+    n_left = 0
+    with contextlib.suppress(PoolClosedError):
+        for _ in results:
+            n_left += 1
+    assert n_left <= 4
 
 
 @pytest.mark.processes
@@ -159,9 +162,7 @@ def test_a_worker_that_hangs_in_the_middle_of_its_answer_is_ended(make_pool: Mak
         ("NeedsMissingModule", "", "ModuleNotFoundError"),
     ],
 )
-def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(
-    make_pool: MakePool, kind: str, how: str, says: str
-) -> None:
+def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(make_pool: MakePool, kind: str, how: str, says: str) -> None:
     """D6: whatever it does while it is rebuilt, an exit included; the pool is usable.
 
     Mutation: `except Exception` in `replies._unpickle` lets an exit end the program.
@@ -272,7 +273,7 @@ class RaisingHandler(logging.Handler):
 def test_a_hook_that_fails_is_told_and_harms_nobody(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """D9: of the pool's, or of the program's logging: neither the worker that has told something nor who waits has made the error."""
+    """D9: of the pool, or of the program's logging; neither the worker that tells nor who waits has made the error."""
 
     def raise_it(*_args: Any) -> None:
         raise LookupError("mine")
@@ -323,4 +324,3 @@ def test_a_death_under_one_thread_is_not_the_others(tmp_path: Path) -> None:
         assert outcomes["well"] == [0, "met", 2, 3]
         kinds = [type(outcome) for outcome in outcomes["ill"]]
         assert kinds == [int, WorkerDiedError, int, WorkerDiedError, int, WorkerDiedError]
-
