@@ -1,0 +1,147 @@
+"""Soak: use pools for a long time while workers die, hang, are killed, resized and worn out, then count everything.
+
+Command: ``python -m benchmarks.soak [--tasks 10000] [--seed N] [--minutes M]``
+
+Each round makes a pool of 2 to 8 workers and hands it some 10,000 tasks in every way there is: maps, lazy maps with slow
+consumers and such as are left half-way, futures of which some are cancelled, broadcasts of which some fail, calls of one
+instance, generators, shared arrays, arrays of any size. Tasks raise, exit, kill their own process, or hang in four ways under a
+time limit; at the same time workers are killed from outside, their number is changed, and workers wear out. At the end
+
+- submitted = done + failed + cancelled, each task ended once, as it had to, and ran no more often than allowed;
+- results are right, in order, and from objects that still have their state;
+- no process, descriptor, thread or shared memory is more than before, and the memory of the program has not grown.
+
+What a round does follows from its seed; when it happens to a pool does not. Whatever is wrong is reported with the command
+that does the same round again, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks._machine import machine_facts, versions
+from benchmarks._rounds import ROOT
+from benchmarks.soak import _census
+from benchmarks.soak._plan import RoundPlan, make_plan
+from benchmarks.soak._round import RoundReport, run_round
+from objproxy import ProxyPool
+
+#: Bytes by which the program's own memory may differ between two rounds for the allocator's reasons. Growth is looked for in
+#: the medians of the earlier and of the later rounds.
+_MEMORY_NOISE = 1_000_000
+
+_N_WARM_UP_TASKS = 300
+
+
+def main() -> None:
+    """Run rounds until the time is up, print a line for each, and write a report."""
+    options = _parse()
+    print(f"seed {options.seed}; {'; '.join(f'{key}: {value}' for key, value in machine_facts().items())}", flush=True)
+    _census.mark()
+    before, began, reports = _warm_up(options), time.monotonic(), []
+    number = 0
+    while number < 1 or time.monotonic() - began < 60 * options.minutes:
+        seed = options.seed if options.replay else _seed_of(options.seed, number)
+        plan = make_plan(seed, options.tasks, options.timeout)
+        reports.append(run_round(plan, before, lambda plan=plan: print(_replay(plan, options))))  # type: ignore[misc]
+        print(_describe(number, reports[-1]), flush=True)
+        number += 1
+        if reports[-1].violations:
+            print(_replay(plan, options))
+            break
+    violations = [text for report in reports for text in report.violations] + _find_growth(reports)
+    summary = _summarize(reports, options, time.monotonic() - began, violations)
+    _write(summary, options.output)
+    print(json.dumps(summary["totals"]), "nothing left behind" if not violations else f"FAILED: {violations}", sep="\n")
+    raise SystemExit(bool(violations))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=10_000, help="tasks in each round")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="from which all rounds follow")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin rounds for so long; at least one")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds for an item, in waves that have a limit")
+    parser.add_argument("--replay", action="store_true", help="the seed is that of one round: do it again")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for soak.json")
+    return parser.parse_args()
+
+
+def _seed_of(seed: int, number: int) -> int:
+    return random.Random(f"{seed}/{number}").randrange(10**9)
+
+
+def _warm_up(options: argparse.Namespace) -> _census.Census:
+    """Do once what each round does, so that what is made once and for all is there; return what there is then."""
+    with ProxyPool(dict, worker_count=1):  # its helper processes stay as long as the program
+        pass
+    nothing = _census.Census(*[10**12] * 5)
+    run_round(make_plan(_seed_of(options.seed, -1), _N_WARM_UP_TASKS, options.timeout), nothing, lambda: None)
+    time.sleep(1.0)  # the thread that serves futures stays for half a second
+    return _census.take_census()
+
+
+def _describe(number: int, report: RoundReport) -> str:
+    plan, totals, tally = report.plan, report.totals, report.tally
+    worn = "" if plan.max_tasks_per_worker is None else f", max_tasks_per_worker={plan.max_tasks_per_worker}"
+    counts = ", ".join(f"{totals[name]} {name}" for name in ("submitted", "done", "failed", "cancelled"))
+    return (
+        f"round {number}, seed {plan.seed}: {plan.n_workers} workers ({plan.start_method}, {plan.on_restart}{worn}), "
+        f"{plan.n_lanes} threads, ended by {plan.ending}, {report.seconds:.1f} s\n"
+        f"  {counts}; {', '.join(f'{count} {name}' for name, count in sorted(tally.items()))}\n"
+        f"  memory {report.memory / 1e6:.1f} MB; {'; '.join(report.violations) or 'nothing left behind'}"
+    )
+
+
+def _replay(plan: RoundPlan, options: argparse.Namespace) -> str:
+    return (
+        f"the same round again: python -m benchmarks.soak --replay --seed {plan.seed} --tasks {options.tasks} "
+        f"--timeout {options.timeout:g}"
+    )
+
+
+def _find_growth(reports: list[RoundReport]) -> list[str]:
+    """Compare the memory after the later rounds with that after the earlier ones."""
+    memory = [report.memory for report in reports]
+    third = len(memory) // 3
+    if not third:
+        return []
+    growth = statistics.median(memory[-third:]) - statistics.median(memory[:third])
+    return [f"memory has grown by {growth / 1e6:.1f} MB"] if growth > _MEMORY_NOISE else []
+
+
+def _summarize(
+    reports: list[RoundReport], options: argparse.Namespace, seconds: float, violations: list[str]
+) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    tally: Counter[str] = Counter()
+    for report in reports:
+        totals += report.totals
+        tally += report.tally
+    return {
+        "machine": machine_facts(),
+        "versions": versions(),
+        "seed": options.seed,
+        "rounds": len(reports),
+        "minutes": round(seconds / 60, 1),
+        "totals": dict(totals),
+        "tally": dict(sorted(tally.items())),
+        "memory": [report.memory for report in reports],
+        "violations": violations,
+    }
+
+
+def _write(summary: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "soak.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
