@@ -18,6 +18,7 @@ that does the same round again, and the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import statistics
@@ -29,7 +30,7 @@ from typing import Any
 from benchmarks._machine import machine_facts, versions
 from benchmarks._rounds import ROOT
 from benchmarks.soak import _census
-from benchmarks.soak._plan import RoundPlan, make_plan
+from benchmarks.soak._plan import make_plan
 from benchmarks.soak._round import RoundReport, run_round
 from objproxy import ProxyPool
 
@@ -49,12 +50,13 @@ def main() -> None:
     number = 0
     while number < 1 or time.monotonic() - began < 60 * options.minutes:
         seed = options.seed if options.replay else _seed_of(options.seed, number)
-        plan = make_plan(seed, options.tasks, options.timeout)
-        reports.append(run_round(plan, before, lambda plan=plan: print(_replay(plan, options))))  # type: ignore[misc]
+        again = f"python -m benchmarks.soak --replay --seed {seed} --tasks {options.tasks} --timeout {options.timeout:g}"
+        again = f"the same round again: {again}"
+        reports.append(run_round(make_plan(seed, options.tasks, options.timeout), before, functools.partial(print, again)))
         print(_describe(number, reports[-1]), flush=True)
         number += 1
         if reports[-1].violations:
-            print(_replay(plan, options))
+            print(again)
             break
     violations = [text for report in reports for text in report.violations] + _find_growth(reports)
     summary = _summarize(reports, options, time.monotonic() - began, violations)
@@ -97,13 +99,6 @@ def _describe(number: int, report: RoundReport) -> str:
         f"{plan.n_lanes} threads, ended by {plan.ending}, {report.seconds:.1f} s\n"
         f"  {counts}; {', '.join(f'{count} {name}' for name, count in sorted(tally.items()))}\n"
         f"  memory {report.memory / 1e6:.1f} MB; {'; '.join(report.violations) or 'nothing left behind'}"
-    )
-
-
-def _replay(plan: RoundPlan, options: argparse.Namespace) -> str:
-    return (
-        f"the same round again: python -m benchmarks.soak --replay --seed {plan.seed} --tasks {options.tasks} "
-        f"--timeout {options.timeout:g}"
     )
 
 

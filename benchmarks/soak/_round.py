@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import random
 import tempfile
@@ -93,6 +94,8 @@ def run_round(plan: RoundPlan, before: _census.Census, on_stall: Callable[[], No
     report.excess = _census.settle(before)
     if report.excess:
         report.violations.append(f"left behind: {report.excess}")
+    report.plan = dataclasses.replace(plan, waves=())  # what was done is long; its seed tells it
+    del plan
     report.memory = _census.own_memory()
     return report
 
@@ -109,8 +112,8 @@ def _use_pool(plan: RoundPlan, ledger: Ledger, counts: RunCounts) -> None:
         on_restart=plan.on_restart,
     )
     _give_state(pool, plan)
-    # A snapshot is of the workers that there were; one that comes later has none.
-    most = plan.n_workers if plan.on_restart == "snapshot" else MAX_WORKERS
+    # A worker beyond the first ones would have neither been there for the snapshot nor for the journal.
+    most = plan.n_workers
     resize_seconds = plan.resize_seconds if most > 2 else 0.0
     site = Site(pool, ledger, is_resized=resize_seconds > 0)
     killer_rng, resizer_rng = random.Random(rng.random()), random.Random(rng.random())
