@@ -1,0 +1,81 @@
+"""Measure what each library does when something goes wrong: seconds until the caller knows, or that it never does.
+
+Command: ``python -m benchmarks.faults [--faults NAME ...] [--libraries NAME ...] [--limit 20] [--page docs/faults.md]``
+
+Each cell of the table is a program of its own with a pool of two workers, as the library's documents show it. A map of four
+tasks is asked for, of which one goes wrong; the time runs from just before it goes wrong, in the worker, to the moment when the
+caller has a result or an error. Afterwards the pool is used once more, and left. Who gives no news for ``--limit`` seconds
+hangs. Whatever came of the program is killed before the next begins. objproxy's figures are medians of ``--repeats`` programs, the
+others' single ones.
+
+Results are added to those of earlier runs in ``faults.json``, so that parts may be measured one after another; ``--page``
+writes the table of all of them into a page, between two marks. Everything is as it is out of the box, but for what the columns
+say, and for a time limit where a row is about one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks._machine import machine_facts, versions
+from benchmarks._rounds import ROOT
+from benchmarks.faults._faults import FAULTS, Fault
+from benchmarks.faults._runner import run_cell
+from benchmarks.faults._systems import OPENERS, OURS
+from benchmarks.faults._table import describe, format_page_part, write_into
+
+
+def main() -> None:
+    """Measure the cells asked for, print them, and write the file and the page."""
+    options = _parse()
+    path = options.output / "faults.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
+    wanted = [(FAULTS[name], library) for name in options.faults for library in options.libraries]
+    # Programs that mostly wait disturb each other little; ours, whose milliseconds count, run alone.
+    with ThreadPoolExecutor(options.jobs) as threads:
+        others = [pair for pair in wanted if pair[1] != OURS]
+        measured = threads.map(lambda pair: run_cell(*pair, options.limit), others)
+        for (fault, library), cell in zip(others, measured, strict=True):
+            _add(document, fault, library, cell)
+    for fault, library in wanted:
+        if library == OURS:
+            _add(document, fault, library, _merge([run_cell(fault, library, options.limit) for _ in range(options.repeats)]))
+    document |= {"machine": machine_facts(), "versions": versions(), "limit": options.limit}
+    options.output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if options.page:
+        write_into(options.page, format_page_part(document, list(OPENERS)))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", nargs="*", choices=FAULTS, default=list(FAULTS), metavar="NAME", help="only these faults")
+    parser.add_argument("--libraries", nargs="+", choices=OPENERS, default=list(OPENERS), metavar="NAME", help="only these")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds without news that count as hanging")
+    parser.add_argument("--repeats", type=int, default=5, help="programs for each of objproxy's cells")
+    parser.add_argument("--jobs", type=int, default=4, help="programs of other libraries at one time")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for faults.json")
+    parser.add_argument("--page", type=Path, help="page into which the table is written, for instance docs/faults.md")
+    return parser.parse_args()
+
+
+def _add(document: dict[str, Any], fault: Fault, library: str, cell: dict[str, Any]) -> None:
+    document["cells"].setdefault(fault.name, {})[library] = cell
+    detail = cell.get("text", "") if cell["status"] == "ended" else ""
+    print(f"{fault.name:14} {library:26} {describe(fault, cell)} {detail}".rstrip(), flush=True)
+
+
+def _merge(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one cell for those of several programs: the worst of what happened, and the median of the seconds."""
+    worst = max(cells, key=lambda cell: (cell["status"] != "told", cell.get("exit_hangs", False), cell.get("alive", 0)))
+    seconds = [cell["seconds"] for cell in cells if cell.get("seconds") is not None]
+    return {**worst, **({"seconds": statistics.median(seconds)} if seconds and "seconds" in worst else {}), "n": len(cells)}
+
+
+if __name__ == "__main__":
+    main()
