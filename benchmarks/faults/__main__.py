@@ -5,8 +5,8 @@ Command: ``python -m benchmarks.faults [--faults NAME ...] [--libraries NAME ...
 Each cell of the table is a program of its own with a pool of two workers, as the library's documents show it. A map of four
 tasks is asked for, of which one goes wrong; the time runs from just before it goes wrong, in the worker, to the moment when the
 caller has a result or an error. Afterwards the pool is used once more, and left. Who gives no news for ``--limit`` seconds
-hangs. Whatever came of the program is killed before the next begins. objproxy's figures are medians of ``--repeats`` programs, the
-others' single ones.
+hangs. Whatever came of the program is killed before the next begins. objproxy's figures are medians of ``--repeats`` programs,
+the others' single ones.
 
 Results are added to those of earlier runs in ``faults.json``, so that parts may be measured one after another; ``--page``
 writes the table of all of them into a page, between two marks. Everything is as it is out of the box, but for what the columns

@@ -45,7 +45,7 @@ def main() -> None:
     """Run rounds until the time is up, print a line for each, and write a report."""
     options = _parse()
     print(f"seed {options.seed}; {'; '.join(f'{key}: {value}' for key, value in machine_facts().items())}", flush=True)
-    _census.mark()
+    _census.begin()
     before, began, reports = _warm_up(options), time.monotonic(), []
     number = 0
     while number < 1 or time.monotonic() - began < 60 * options.minutes:
@@ -85,7 +85,9 @@ def _warm_up(options: argparse.Namespace) -> _census.Census:
     with ProxyPool(dict, worker_count=1):  # its helper processes stay as long as the program
         pass
     nothing = _census.Census(*[10**12] * 5)
-    run_round(make_plan(_seed_of(options.seed, -1), _N_WARM_UP_TASKS, options.timeout), nothing, lambda: None)
+    run_round(
+        make_plan(_seed_of(options.seed, -1), min(options.tasks, _N_WARM_UP_TASKS), options.timeout), nothing, lambda: None
+    )
     time.sleep(1.0)  # the thread that serves futures stays for half a second
     return _census.take_census()
 

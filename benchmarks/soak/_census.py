@@ -21,6 +21,10 @@ _SETTLE_SECONDS = 12.0
 
 _libc = ctypes.CDLL(None)
 
+#: Parameters of glibc's mallopt.
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
 
 @dataclass(frozen=True)
 class Census:
@@ -52,9 +56,13 @@ class Census:
         return {name: value for name, value in pairs.items() if value > 0}
 
 
-def mark() -> None:
-    """See that everything started from now on can be found; call it before the first pool."""
+def begin() -> None:
+    """See that everything started from now on can be found, and memory be measured; call it before the first pool."""
     os.environ[_MARK] = uuid.uuid4().hex
+    if hasattr(_libc, "mallopt"):
+        # Else each thread that ever lived leaves an arena behind, full of holes, and a leak would be lost in that noise.
+        _libc.mallopt(_M_ARENA_MAX, 1)
+        _libc.mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
 
 
 def take_census() -> Census:

@@ -50,7 +50,9 @@ _WAYS = {
 #: Ways whose items may be tried again after a death.
 _RETRYING = frozenset({"map", "map_raising", "imap", "imap_unordered", "imap_dropped", "futures"})
 
-_MAX_WORKERS = 8
+#: Most workers of a pool.
+MAX_WORKERS = 8
+
 _MAX_ELEMENTS = 500_000
 
 
@@ -157,7 +159,7 @@ def make_plan(seed: int, n_tasks: int, timeout: float) -> RoundPlan:
     is_slow = start_method == "spawn"  # each death costs a fresh interpreter
     return RoundPlan(
         seed=seed,
-        n_workers=rng.randint(2, _MAX_WORKERS),
+        n_workers=rng.randint(2, MAX_WORKERS),
         start_method=start_method,
         max_tasks_per_worker=rng.choice([None, rng.randint(30, 300)]),
         on_restart=rng.choice(["replay", "snapshot"]),

@@ -20,9 +20,9 @@ from typing import Any
 from benchmarks.soak import _census, _chaos
 from benchmarks.soak._counts import RunCounts
 from benchmarks.soak._ledger import Ledger, Violation, demand
-from benchmarks.soak._plan import Item, RoundPlan, Wave
+from benchmarks.soak._plan import MAX_WORKERS, Item, RoundPlan, Wave
 from benchmarks.soak._subject import BIAS, Subject
-from benchmarks.soak._waves import MAX_WORKERS, Site, run_wave
+from benchmarks.soak._waves import Site, run_wave
 from objproxy import PoolClosedError, ProxyPool
 
 #: Tasks that are on their way when the pool is ended.

@@ -13,15 +13,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.soak._ledger import Ledger, demand
-from benchmarks.soak._plan import DEADLY, Item, Wave
+from benchmarks.soak._plan import DEADLY, MAX_WORKERS, Item, Wave
 from benchmarks.soak._subject import BIAS, SoakError
 from objproxy import PoolBrokenError, ProxyPool, SharedArray, WorkerDiedError
 
 #: Futures that are on their way at one time.
 _WINDOW = 48
-
-#: Numbers that a broadcast takes: one for each worker that there may be.
-MAX_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def _broadcasts(site: Site, wave: Wave, rng: random.Random) -> None:
     """Call every instance; each answers for itself, though one of them fails or dies."""
     n_left = len(wave.items)
     while n_left > 0:
-        numbers = site.ledger.take(MAX_WORKERS)
+        numbers = site.ledger.take(MAX_WORKERS)  # one for each worker that there may be
         failing = rng.choice([-1, -1, 0, 1])
         outcomes = site.pool.everywhere.options(return_exceptions=True, stack_results=False)(numbers.start, failing)
         if not site.is_resized:
