@@ -56,6 +56,11 @@ def test_a_library_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch
             {"status": "told", "outcome": "TimeoutError", "seconds": 1.0, "is_freed": False, "exit_hangs": True},
             "`TimeoutError` 1.00, **worker stays busy**, **exit hangs**",
         ),
+        (
+            "raise",
+            {"status": "told", "outcome": "ok", "seconds": 0.25, "n_silent": 2, "n_programs": 5},
+            "ok 0.25, **hangs in 2 of 5 runs**",
+        ),
         ("parent_idle", {"status": "told", "alive": 2, "of": 3}, "**2** of 3"),
         ("lazy", {"status": "told", "count": 20000}, "20,000"),
         ("ctrl_c", {"status": "told", "seconds": 0.05, "attempts": 2, "alive": 0}, "0.050, **only after the second**"),

@@ -6,7 +6,7 @@ Each cell of the table is a program of its own with a pool of two workers, as th
 tasks is asked for, of which one goes wrong; the time runs from just before it goes wrong, in the worker, to the moment when the
 caller has a result or an error. Afterwards the pool is used once more, and left. Who gives no news for ``--limit`` seconds
 hangs. Whatever came of the program is killed before the next begins. objproxy's figures are medians of ``--repeats`` programs,
-the others' single ones.
+the others' of ``--repeats-of-others``.
 
 Results are added to those of earlier runs in ``faults.json``, so that parts may be measured one after another; ``--page``
 writes the table of all of them into a page, between two marks. Everything is as it is out of the box, but for what the columns
@@ -36,15 +36,19 @@ def main() -> None:
     path = options.output / "faults.json"
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
     wanted = [(FAULTS[name], library) for name in options.faults for library in options.libraries]
+
+    def measure(pair: tuple[Fault, str]) -> dict[str, Any]:
+        repeats = options.repeats if pair[1] == OURS else options.repeats_of_others
+        return _merge([run_cell(*pair, options.limit) for _ in range(repeats)])
+
     # Programs that mostly wait disturb each other little; ours, whose milliseconds count, run alone.
-    with ThreadPoolExecutor(options.jobs) as threads:
-        others = [pair for pair in wanted if pair[1] != OURS]
-        measured = threads.map(lambda pair: run_cell(*pair, options.limit), others)
-        for (fault, library), cell in zip(others, measured, strict=True):
-            _add(document, fault, library, cell)
-    for fault, library in wanted:
-        if library == OURS:
-            _add(document, fault, library, _merge([run_cell(fault, library, options.limit) for _ in range(options.repeats)]))
+    for jobs, pairs in (
+        (options.jobs, [pair for pair in wanted if pair[1] != OURS]),
+        (1, [pair for pair in wanted if pair[1] == OURS]),
+    ):
+        with ThreadPoolExecutor(jobs) as threads:
+            for (fault, library), cell in zip(pairs, threads.map(measure, pairs), strict=True):
+                _add(document, fault, library, cell)
     document |= {"machine": machine_facts(), "versions": versions(), "limit": options.limit}
     options.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -58,6 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--libraries", nargs="+", choices=OPENERS, default=list(OPENERS), metavar="NAME", help="only these")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds without news that count as hanging")
     parser.add_argument("--repeats", type=int, default=5, help="programs for each of objproxy's cells")
+    parser.add_argument("--repeats-of-others", type=int, default=1, help="the same for all others' cells")
     parser.add_argument("--jobs", type=int, default=4, help="programs of other libraries at one time")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for faults.json")
     parser.add_argument("--page", type=Path, help="page into which the table is written, for instance docs/faults.md")
@@ -71,10 +76,14 @@ def _add(document: dict[str, Any], fault: Fault, library: str, cell: dict[str, A
 
 
 def _merge(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one cell for those of several programs: the worst of what happened, and the median of the seconds."""
-    worst = max(cells, key=lambda cell: (cell["status"] != "told", cell.get("exit_hangs", False), cell.get("alive", 0)))
-    seconds = [cell["seconds"] for cell in cells if cell.get("seconds") is not None]
-    return {**worst, **({"seconds": statistics.median(seconds)} if seconds and "seconds" in worst else {}), "n": len(cells)}
+    """Return one cell for those of several programs: the median of the seconds, the worst of the rest, how many hung."""
+    told = [cell for cell in cells if cell["status"] == "told"]
+    if not told:
+        return cells[0]
+    worst = max(told, key=lambda cell: (cell.get("exit_hangs", False), cell.get("next") == "hangs", cell.get("alive", 0)))
+    merged = {**worst, "n_programs": len(cells), "n_silent": len(cells) - len(told)}
+    seconds = [cell["seconds"] for cell in told if cell.get("seconds") is not None]
+    return {**merged, "seconds": statistics.median(seconds)} if seconds else merged
 
 
 if __name__ == "__main__":

@@ -161,24 +161,30 @@ def _open_executor(kind: str, folder: str) -> Iterator[Session]:
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(N_WORKERS, initializer=_tasks.construct, initargs=(kind, folder)) as executor:
-        yield _session_of(executor)
+        yield _session_of(lambda: executor)
 
 
 @contextmanager
 def _open_loky(kind: str, folder: str) -> Iterator[Session]:
-    from loky import ProcessPoolExecutor
+    from loky import get_reusable_executor
 
-    with ProcessPoolExecutor(N_WORKERS, initializer=_tasks.construct, initargs=(kind, folder)) as executor:
-        yield _session_of(executor)
+    def get() -> Any:  # asked for anew for each call, it is replaced when it is broken
+        return get_reusable_executor(max_workers=N_WORKERS, initializer=_tasks.construct, initargs=(kind, folder))
+
+    yield _session_of(get)
+    get().shutdown()
 
 
-def _session_of(executor: Any) -> Session:
+def _session_of(get_executor: Callable[[], Any]) -> Session:
     def ask_with_limit(orders: Orders, seconds: float) -> Any:
+        executor = get_executor()
         futures = [executor.submit(_tasks.run, order) for order in orders]
         return [future.result(timeout=seconds) for future in futures]
 
     return Session(
-        lambda orders: list(executor.map(_tasks.run, orders)), ask_with_limit, lambda orders: executor.map(_tasks.run, orders)
+        lambda orders: list(get_executor().map(_tasks.run, orders)),
+        ask_with_limit,
+        lambda orders: get_executor().map(_tasks.run, orders),
     )
 
 

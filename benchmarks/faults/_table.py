@@ -47,6 +47,8 @@ def _told(cell: dict[str, Any]) -> str:
 
 def _afterwards(cell: dict[str, Any]) -> list[str]:
     notes = []
+    if cell.get("n_silent"):
+        notes.append(f"**hangs in {cell['n_silent']} of {cell['n_programs']} runs**")
     if cell.get("attempts", 1) > 1:
         notes.append("**only after the second**")
     if cell.get("alive"):
