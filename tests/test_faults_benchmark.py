@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.faults import _table  # noqa: E402  (the folder is no part of the package)
+from benchmarks._pages import write_part  # noqa: E402  (the folder is no part of the package)
+from benchmarks.faults import _table  # noqa: E402
 from benchmarks.faults._faults import FAULTS  # noqa: E402
 from benchmarks.faults._runner import run_cell  # noqa: E402
 from benchmarks.faults._systems import OPENERS, OURS  # noqa: E402
@@ -73,12 +74,12 @@ def test_a_cell_in_words(fault: str, cell: dict[str, Any], text: str) -> None:
 
 def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "faults.md"
-    page.write_text(f"before\n{_table.BEGIN}\nold\n{_table.END}\nafter\n")
-    _table.write_into(page, _table.format_table({"kill": {OURS: {"status": "hangs"}}}, list(OPENERS)))
+    page.write_text("before\n<!-- table: begin -->\nold\n<!-- table: end -->\nafter\n")
+    write_part(page, "table", _table.format_table({"kill": {OURS: {"status": "hangs"}}}, list(OPENERS)))
     assert "**hangs**" in page.read_text()
     assert "old" not in page.read_text()
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
     page.write_text("no marks")
     with pytest.raises(ValueError, match="no lines"):
-        _table.write_into(page, "table")
+        write_part(page, "table", "text")

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import machine_facts, versions
+from benchmarks._pages import write_part
 from benchmarks._rounds import ROOT
 from benchmarks.faults._faults import FAULTS, Fault
 from benchmarks.faults._runner import run_cell
 from benchmarks.faults._systems import OPENERS, OURS
-from benchmarks.faults._table import describe, format_page_part, write_into
+from benchmarks.faults._table import describe, format_page_part
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.page:
-        write_into(options.page, format_page_part(document, list(OPENERS)))
+        write_part(options.page, "table", format_page_part(document, list(OPENERS)))
 
 
 def _parse() -> argparse.Namespace:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from benchmarks.faults._faults import FAULTS, Fault
 from benchmarks.faults._systems import N_WORKERS
 
-#: What stands between these two lines of a page is written by the script.
-BEGIN = "<!-- measured: begin -->"
-END = "<!-- measured: end -->"
+#: Distributions whose versions the table tells.
+_SHOWN = frozenset({"loky", "mpire", "mtasklite", "objectproxypool", "objproxy", "ompr", "pebble", "workercontext"})
 
 #: By fault, then by library.
 Cells = dict[str, dict[str, dict[str, Any]]]
@@ -85,22 +83,3 @@ def format_page_part(document: dict[str, Any], libraries: list[str]) -> str:
         f"Pools of {N_WORKERS} workers; hangs: no news for {document['limit']:g} s."
     )
     return f"{facts}\n\n{format_table(document['cells'], libraries)}"
-
-
-_SHOWN = frozenset({"loky", "mpire", "mtasklite", "objectproxypool", "objproxy", "ompr", "pebble", "workercontext"})
-
-
-def write_into(page: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page.
-
-    Raises
-    ------
-    ValueError
-        The page has no marks.
-    """
-    content = page.read_text(encoding="utf-8")
-    head, begin, rest = content.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} between which the table could stand")
-    page.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import machine_facts, versions
+from benchmarks._pages import write_part
 from benchmarks._report import format_table
 from benchmarks._rounds import ROOT
 from benchmarks.faults import _tasks
@@ -127,6 +128,8 @@ def main() -> None:
     rows = [["what", "median ms", "quartiles", "largest", "wanted", ""]]
     rows += [_row(name, seconds) for name, seconds in samples.items()]
     print(format_table(rows))
+    if options.page:
+        write_part(options.page, "latency", _describe(rows, options.repeats))
     options.output.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine_facts(), "versions": versions(), "wanted": _WANTED, "seconds": samples}
     (options.output / "fault_latency.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -136,7 +139,19 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=50, help="how often each is measured")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for fault_latency.json")
+    parser.add_argument("--page", type=Path, help="page into which the table is written, for instance docs/faults.md")
     return parser.parse_args()
+
+
+def _describe(rows: list[list[str]], repeats: int) -> str:
+    """Return the table in Markdown, with the facts that belong to it."""
+    machine = machine_facts()
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    facts = (
+        f"{machine['time'][:10]}, {machine['usable_cpus']} processors ({machine['processor']}), Python {machine['python']}, "
+    )
+    facts += f"load {machine['load_average'][0]}; {repeats} of each."
+    return "\n".join([facts, "", lines[0], "| --- " * len(rows[0]) + "|", *lines[1:]])
 
 
 def _row(name: str, seconds: list[float]) -> list[str]:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._machine import machine_facts, versions
+from benchmarks._pages import write_part
 from benchmarks._rounds import ROOT
 from benchmarks.soak import _census
 from benchmarks.soak._plan import make_plan
@@ -39,6 +40,19 @@ from objproxy import ProxyPool
 _MEMORY_NOISE = 1_000_000
 
 _N_WARM_UP_TASKS = 300
+
+#: What the report tells of what was counted.
+_TOLD = {
+    "SoakError": "errors raised",
+    "SystemExit": "exits",
+    "WorkerDiedError": "deaths told",
+    "PoisonTaskError": "items given up after their last attempt",
+    "TaskTimeoutError": "time-outs",
+    "ResultPickleError": "results and",
+    "ArgumentPickleError": "arguments that do not pickle",
+    "kills": "kills from outside",
+    "resizes": "changes of size",
+}
 
 
 def main() -> None:
@@ -61,6 +75,8 @@ def main() -> None:
     violations = [text for report in reports for text in report.violations] + _find_growth(reports)
     summary = _summarize(reports, options, time.monotonic() - began, violations)
     _write(summary, options.output)
+    if options.page:
+        write_part(options.page, "soak", _describe_all(summary))
     print(json.dumps(summary["totals"]), "nothing left behind" if not violations else f"FAILED: {violations}", sep="\n")
     raise SystemExit(bool(violations))
 
@@ -73,6 +89,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=1.0, help="seconds for an item, in waves that have a limit")
     parser.add_argument("--replay", action="store_true", help="the seed is that of one round: do it again")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for soak.json")
+    parser.add_argument("--page", type=Path, help="page into which the report is written, for instance docs/faults.md")
     return parser.parse_args()
 
 
@@ -126,6 +143,7 @@ def _summarize(
         "machine": machine_facts(),
         "versions": versions(),
         "seed": options.seed,
+        "tasks": options.tasks,
         "rounds": len(reports),
         "minutes": round(seconds / 60, 1),
         "totals": dict(totals),
@@ -133,6 +151,21 @@ def _summarize(
         "memory": [report.memory for report in reports],
         "violations": violations,
     }
+
+
+def _describe_all(summary: dict[str, Any]) -> str:
+    """Return the report as a paragraph of Markdown."""
+    machine, totals, tally = summary["machine"], summary["totals"], summary["tally"]
+    memory = [nbytes / 1e6 for nbytes in summary["memory"]]
+    ends = ", ".join(f"{totals[name]:,} {name}" for name in ("done", "failed", "cancelled"))
+    faults = ", ".join(f"{tally.get(name, 0):,} {text}" for name, text in _TOLD.items())
+    return (
+        f"`python -m benchmarks.soak --tasks {summary['tasks']} --seed {summary['seed']} --minutes {summary['minutes']:g}`, "
+        f"{machine['time'][:10]}, {machine['usable_cpus']} processors ({machine['processor']}), Python {machine['python']}: "
+        f"{summary['rounds']} rounds, {totals['submitted']:,} tasks submitted = {ends}. Among them: {faults}. "
+        f"Memory of the program after the first round {memory[0]:.1f} MB, after the last {memory[-1]:.1f} MB. "
+        f"{'Wrong: ' + '; '.join(summary['violations']) if summary['violations'] else 'Nothing was left behind.'}"
+    )
 
 
 def _write(summary: dict[str, Any], folder: Path) -> None:
