@@ -85,17 +85,17 @@ def _ompr_opener(*, rerun_crashed: bool) -> Opener:
             def process(self, order: Order) -> Any:
                 return _tasks.run(order)
 
-        limits: list[OMPRunner] = []
+        runners: list[OMPRunner] = []
 
         def ask(orders: Orders, seconds: float | None = None) -> Any:
-            if not limits:  # a runner's limit is given when it is made
+            if not runners:  # a runner's limit is given when it is made
                 limit = None if seconds is None else int(seconds)
-                limits.append(OMPRunner(Runner, devices=[None] * N_WORKERS, task_timeout=limit, rerun_crashed=rerun_crashed))
-            limits[0].process([{"order": order} for order in orders])
-            return limits[0].get_all_results()
+                runners.append(OMPRunner(Runner, devices=[None] * N_WORKERS, task_timeout=limit, rerun_crashed=rerun_crashed))
+            runners[0].process([{"order": order} for order in orders])
+            return runners[0].get_all_results()
 
         yield Session(ask, ask)
-        limits[0].exit()
+        runners[0].exit()
 
     return open_ompr
 
