@@ -35,8 +35,7 @@ from benchmarks.soak._plan import make_plan
 from benchmarks.soak._round import RoundReport, run_round
 from objproxy import ProxyPool
 
-#: Bytes by which the program's own memory may differ between two rounds for the allocator's reasons. Growth is looked for in
-#: the medians of the earlier and of the later rounds.
+#: Bytes by which the program's own memory may differ between rounds for the allocator's reasons; it is compared in medians.
 _MEMORY_NOISE = 1_000_000
 
 _N_WARM_UP_TASKS = 300
@@ -122,12 +121,12 @@ def _describe(number: int, report: RoundReport) -> str:
 
 
 def _find_growth(reports: list[RoundReport]) -> list[str]:
-    """Compare the memory after the later rounds with that after the earlier ones."""
+    """Compare the memory after the last third of the rounds with that after the second; in the first, caches still fill."""
     memory = [report.memory for report in reports]
     third = len(memory) // 3
     if not third:
         return []
-    growth = statistics.median(memory[-third:]) - statistics.median(memory[:third])
+    growth = statistics.median(memory[-third:]) - statistics.median(memory[third : 2 * third])
     return [f"memory has grown by {growth / 1e6:.1f} MB"] if growth > _MEMORY_NOISE else []
 
 
