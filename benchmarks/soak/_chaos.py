@@ -86,6 +86,13 @@ def resize(pool: ProxyPool[Any], ledger: Ledger, rng: random.Random, most: int) 
         ledger.note("resizes")
 
 
+def look(pool: ProxyPool[Any], ledger: Ledger) -> None:
+    """Ask all workers where they stand, whatever they do."""
+    with contextlib.suppress(ObjProxyError):  # the round is over
+        pool.dump_stacks(0.2)
+        ledger.note("looks at all stacks")
+
+
 @contextlib.contextmanager
 def watched(ledger: Ledger, seconds: float, on_stall: Callable[[], None]) -> Iterator[None]:
     """Watch that tasks end; when none has for `seconds`, show all threads' stacks, call `on_stall`, and end the program."""

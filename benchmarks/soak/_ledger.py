@@ -17,7 +17,7 @@ _OPEN, _DONE, _FAILED, _CANCELLED, _UNUSED = range(5)
 _NAMES = {_DONE: "done", _FAILED: "failed", _CANCELLED: "cancelled"}
 
 #: Exit codes of the kinds that end their worker; None: that of the task's number.
-_EXIT_CODES = {"kill": -9, "abort": -15, "leave": None, "once": 9}
+_EXIT_CODES = {"kill": -9, "abort": -15, "leave": None, "once": 9, "fatal": 6}
 
 
 class Violation(Exception):
@@ -108,7 +108,7 @@ class Ledger:
             _check_death(who, outcome, index, n_tries)
         else:
             _check_error(who, wave, item, number, index, outcome)
-        if isinstance(outcome, ArgumentPickleError):
+        if isinstance(outcome, ArgumentPickleError) or item.kind in ("unreadable", "fatal"):
             low, high = 0, 0
         elif isinstance(outcome, WorkerDiedError):
             # It may have died before the method's first line.
@@ -191,8 +191,9 @@ def _check_error(who: str, wave: Wave, item: Item, number: int, index: int | Non
         _check_death(who, error, index, 1 + wave.retries)
     elif kind in HANGING:
         demand(isinstance(error, TaskTimeoutError) and error.item == index, text)
-    elif kind == "raise":
-        demand(type(error) is SoakError and error.number == number and error.reason == "planned", text)
+    elif kind in ("raise", "unreadable"):
+        reason = "planned" if kind == "raise" else kind
+        demand(type(error) is SoakError and error.number == number and error.reason == reason, text)
         demand(bool(getattr(error, "__notes__", ())), f"{who}: its error does not say where it happened")
     elif kind == "exit":
         demand(isinstance(error, SystemExit) and error.code == number, text)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.soak._subject import Unreadable
+
 #: Kinds of items (`benchmarks.soak._subject`) and how often each is drawn, where any may be.
 _WEIGHTS = {
     "add": 600,
@@ -19,6 +21,8 @@ _WEIGHTS = {
     "exit": 4,
     "lock": 6,
     "unsendable": 6,
+    "unreadable": 4,
+    "fatal": 2,
     "kill": 5,
     "abort": 2,
     "leave": 4,
@@ -29,7 +33,7 @@ _WEIGHTS = {
 _HANGING = {"sleep": 4, "swallow": 2, "spin": 2, "stop": 2}
 
 #: Kinds that end their worker's process.
-DEADLY = frozenset({"kill", "abort", "leave", "once"})
+DEADLY = frozenset({"kill", "abort", "leave", "once", "fatal"})
 
 HANGING = frozenset(_HANGING)
 
@@ -45,10 +49,14 @@ _WAYS = {
     "instances": 2,
     "shared": 2,
     "streams": 1,
+    "journal": 1,
 }
 
+#: Ways in which each task is waited for alone.
+_SLOW = frozenset({"broadcasts", "instances", "streams", "journal"})
+
 #: Ways whose items may be tried again after a death.
-_RETRYING = frozenset({"map", "map_raising", "imap", "imap_unordered", "imap_dropped", "futures"})
+_RETRYING = frozenset({"map", "map_raising", "imap", "imap_unordered", "imap_dropped", "futures", "instances", "broadcasts"})
 
 #: Most workers of a pool.
 MAX_WORKERS = 8
@@ -75,7 +83,11 @@ class Item:
         """Return the argument that the task needs."""
         if self.kind == "array":
             return np.arange(number, number + self.n_elements, dtype=np.int64)
-        return threading.Lock() if self.kind == "unsendable" else None  # a lock does not pickle
+        if self.kind == "unsendable":
+            return threading.Lock()  # does not pickle
+        if self.kind in ("unreadable", "fatal"):
+            return Unreadable(number, is_fatal=self.kind == "fatal")
+        return None
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,8 @@ class RoundPlan:
         Mean time between two kills of a worker.
     resize_seconds : float
         Mean time between two changes of size; 0 for none.
+    look_seconds : float
+        Mean time between two looks at where all workers stand; 0 for none.
     ending : str
         "close", "kill" or "exception": how the pool ends, with tasks still on their way.
     """
@@ -134,6 +148,7 @@ class RoundPlan:
     waves: tuple[Wave, ...]
     kill_seconds: float
     resize_seconds: float
+    look_seconds: float
     ending: str
 
     @property
@@ -167,6 +182,7 @@ def make_plan(seed: int, n_tasks: int, timeout: float) -> RoundPlan:
         waves=tuple(_make_waves(rng, n_tasks, timeout)),
         kill_seconds=rng.uniform(0.2, 0.6) * (5 if is_slow else 1),
         resize_seconds=rng.choice([0.0, rng.uniform(0.3, 1.5)]),
+        look_seconds=rng.choice([0.0, 1.0]),
         ending=rng.choice(["close", "close", "kill", "exception"]),
     )
 
@@ -175,7 +191,7 @@ def _make_waves(rng: random.Random, n_tasks: int, timeout: float) -> Iterator[Wa
     n_left = n_tasks
     while n_left > 0:
         way = rng.choices(list(_WAYS), list(_WAYS.values()))[0]
-        count = min(n_left, rng.randint(20, 400) if way not in ("broadcasts", "instances", "streams") else rng.randint(8, 60))
+        count = min(n_left, rng.randint(20, 400) if way not in _SLOW else rng.randint(8, 60))
         has_limit = way in ("map", "imap", "futures") and rng.random() < 0.35
         items = tuple(_make_item(rng, way, has_limit=has_limit) for _ in range(count))
         retries = rng.choice([0, 0, 1, 2]) if way in _RETRYING else 0

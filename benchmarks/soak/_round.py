@@ -112,13 +112,17 @@ def _use_pool(plan: RoundPlan, ledger: Ledger, counts: RunCounts) -> None:
         on_restart=plan.on_restart,
     )
     _give_state(pool, plan)
-    # A worker beyond the first ones would have neither been there for the snapshot nor for the journal.
-    most = plan.n_workers
+    # A worker that joins later repeats the journal, but there is no snapshot of it.
+    most = MAX_WORKERS if plan.on_restart == "replay" else plan.n_workers
     resize_seconds = plan.resize_seconds if most > 2 else 0.0
-    site = Site(pool, ledger, is_resized=resize_seconds > 0)
-    killer_rng, resizer_rng = random.Random(rng.random()), random.Random(rng.random())
+    is_resized = resize_seconds > 0
+    site = Site(pool, ledger, is_resized=is_resized, has_journal=plan.on_restart == "replay" and not is_resized)
+    killer_rng, resizer_rng, looker_rng = (random.Random(rng.random()) for _ in range(3))
     with _chaos.Repeater(partial(_chaos.kill_one, pool, ledger, killer_rng), plan.kill_seconds, killer_rng):
-        with _chaos.Repeater(partial(_chaos.resize, pool, ledger, resizer_rng, most), resize_seconds, resizer_rng):
+        with (
+            _chaos.Repeater(partial(_chaos.resize, pool, ledger, resizer_rng, most), resize_seconds, resizer_rng),
+            _chaos.Repeater(partial(_chaos.look, pool, ledger), plan.look_seconds, looker_rng),
+        ):
             _run_lanes(site, plan)
         _end_pool(site, plan)
 

@@ -27,6 +27,31 @@ class SoakError(Exception):
         self.reason = reason
 
 
+class Unreadable:
+    """An argument that raises when it is unpickled, or ends the process that does it.
+
+    Parameters
+    ----------
+    number : int
+        Of the task.
+    is_fatal : bool
+        Whether it ends the process.
+    """
+
+    def __init__(self, number: int, *, is_fatal: bool) -> None:
+        self._number = number
+        self._is_fatal = is_fatal
+
+    def __reduce__(self) -> Any:
+        return _refuse, (self._number, self._is_fatal)
+
+
+def _refuse(number: int, is_fatal: bool) -> None:
+    if is_fatal:
+        os._exit(6)
+    raise SoakError(number, reason="unreadable")
+
+
 class Subject:
     """An object that works, fails, hangs and dies as it is told.
 
@@ -39,10 +64,20 @@ class Subject:
     def __init__(self, counts: RunCounts) -> None:
         self._counts = counts
         self.bias = 0
+        self.mark = 0
 
     def set_bias(self, bias: int) -> None:
         """Give the object a state."""
         self.bias = bias
+
+    def set_mark(self, mark: int) -> int:
+        """Give the object a state that changes in the course of a round; return where this runs."""
+        self.mark = mark
+        return current_worker().worker_id
+
+    def get_mark(self) -> tuple[int, int]:
+        """Return where this runs, and the state."""
+        return current_worker().worker_id, self.mark
 
     def work(self, number: int, kind: str, payload: Any = None) -> tuple[int, Any]:
         """Do what `kind` says; return the task's number and its result."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,18 @@ class Site:
         The books.
     is_resized : bool
         Whether somebody changes the number of workers.
+    has_journal : bool
+        Whether journalled broadcasts are part of what a worker comes back with.
+    marks : dict
+        The last mark that each worker is known to have set; under `journal_lock`.
     """
 
     pool: ProxyPool[Any]
     ledger: Ledger
     is_resized: bool
+    has_journal: bool
+    marks: dict[int, int] = field(default_factory=dict)
+    journal_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def run_wave(site: Site, wave: Wave) -> None:
@@ -193,11 +201,12 @@ def _settle_futures(site: Site, wave: Wave, rng: random.Random, numbers: range, 
 
 def _broadcasts(site: Site, wave: Wave, rng: random.Random) -> None:
     """Call every instance; each answers for itself, though one of them fails or dies."""
+    everywhere = site.pool.everywhere.options(return_exceptions=True, stack_results=False, retries=wave.retries)
     n_left = len(wave.items)
     while n_left > 0:
         numbers = site.ledger.take(MAX_WORKERS)  # one for each worker that there may be
         failing = rng.choice([-1, -1, 0, 1])
-        outcomes = site.pool.everywhere.options(return_exceptions=True, stack_results=False)(numbers.start, failing)
+        outcomes = everywhere(numbers.start, failing)
         if not site.is_resized:
             demand(len(outcomes) == len(site.pool), f"a broadcast to {len(site.pool)} workers has {len(outcomes)} outcomes")
         for worker_id, outcome in enumerate(outcomes):
@@ -207,7 +216,7 @@ def _broadcasts(site: Site, wave: Wave, rng: random.Random) -> None:
 
 
 def _settle_instance(site: Site, wave: Wave, number: int, worker_id: int, outcome: Any, *, must_fail: bool) -> None:
-    ledger, plain = site.ledger, Wave(wave.way, (), 0)
+    ledger, plain = site.ledger, Wave(wave.way, (), 0, retries=wave.retries)
     if isinstance(outcome, PoolBrokenError) and site.is_resized:
         ledger.cancel([number], 0)  # its worker has left the pool
     elif isinstance(outcome, WorkerDiedError):
@@ -288,6 +297,27 @@ def _streams(site: Site, wave: Wave, rng: random.Random) -> None:
             site.ledger.settle(Wave(wave.way, (), 0), Item("add"), number, None, (number, number + BIAS))
 
 
+def _journal(site: Site, wave: Wave, rng: random.Random) -> None:
+    """Change the state of all instances by journalled broadcasts; none that carried one out may forget it by dying."""
+    if not site.has_journal:
+        return
+    with site.journal_lock:
+        for _ in range(len(wave.items) // 4):
+            mark = rng.getrandbits(30)
+            setting = site.pool.set_mark.options(journal=True, return_exceptions=True, stack_results=False)
+            for worker_id, outcome in enumerate(setting(mark)):
+                if outcome == worker_id:
+                    site.marks[worker_id] = mark
+                else:
+                    demand(isinstance(outcome, WorkerDiedError), f"worker {worker_id} gave {outcome!r:.200}, not its number")
+                    site.ledger.note("marks lost to a kill")
+            reading = site.pool.get_mark.options(return_exceptions=True, stack_results=False)
+            for worker_id, outcome in enumerate(reading()):
+                wanted = (worker_id, site.marks.get(worker_id, 0))
+                is_death = isinstance(outcome, WorkerDiedError)
+                demand(is_death or outcome == wanted, f"the journal of worker {worker_id} gave {outcome!r:.200}, not {wanted}")
+
+
 _WAYS: dict[str, Callable[[Site, Wave, random.Random], None]] = {
     "map": _map,
     "map_raising": _map_raising,
@@ -299,4 +329,5 @@ _WAYS: dict[str, Callable[[Site, Wave, random.Random], None]] = {
     "instances": _instances,
     "shared": _shared,
     "streams": _streams,
+    "journal": _journal,
 }
