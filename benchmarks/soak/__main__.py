@@ -5,8 +5,8 @@ Command: ``python -m benchmarks.soak [--tasks 10000] [--seed N] [--minutes M]``
 Each round makes a pool of 2 to 8 workers and hands it some 10,000 tasks in every way there is: maps, lazy maps with slow
 consumers and such as are left half-way, futures of which some are cancelled, broadcasts of which some fail, calls of one
 instance, generators, shared arrays, arrays of any size, a journal. Tasks raise, exit, kill their own process, cannot be pickled
-or unpickled, or hang in four ways under a time limit; at the same time workers are killed from outside, wear out, become more and
-fewer, and are asked where they stand. At the end
+or unpickled, or hang in four ways under a time limit; at the same time workers are killed from outside, wear out, become more
+and fewer, and are asked where they stand. At the end
 
 - submitted = done + failed + cancelled, each task ended once, as it had to, and ran no more often than allowed;
 - results are right, in order, and from objects that still have their state;
