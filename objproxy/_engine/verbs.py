@@ -130,7 +130,13 @@ class Verbs:
         return MapRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain)
 
     def stream(
-        self, method: str, n_workers: int, policy: Policy, *, chunksize: int | None = None, buffersize: int | None = None
+        self,
+        method: str,
+        n_workers: int,
+        policy: Policy,
+        *,
+        chunksize: int | None = None,
+        buffersize: int | Callable[[], int] | None = None,
     ) -> StreamRun:
         """Prepare a map whose items are still to be put."""
         call = self._map_call(method, n_workers, policy, chunksize)
