@@ -31,6 +31,7 @@ LATE_IMPORTS = {
     "matplotlib.figure",
     "cloudpickle",
     "psutil",
+    "pdb",
     "asyncio",
     "torch",
     "pynvml",

@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _way_number(item: pytest.Item) -> int:
     callspec = getattr(item, "callspec", None)
-    return WAYS.index(callspec.params["way"]) if callspec is not None and "way" in callspec.params else -1
+    way = callspec.params.get("way") if callspec is not None else None
+    return WAYS.index(way) if isinstance(way, Way) else -1
 
 
 def _fits(way: Way, marks: set[str]) -> bool:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, distress, platform, wire
+from objproxy._worker import context, debugger, distress, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
@@ -196,6 +196,7 @@ def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, W
         booting.apply_environment(boot)
         worker = make_worker(boot, channel)
         _send_logs_home(channel, worker, boot.log_levels)
+        debugger.install(channel, worker)
         host, ready = booting.build_host(boot, worker, read_cargo)
     except BaseException as exc:
         channel.send(wire.INIT_FAILED, encode_error(exc))

@@ -6,6 +6,7 @@ the channel inside a frame drops the part it has. A length beyond `MAX_FRAME` is
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -17,9 +18,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Kinds of frames. From the parent:
-BOOT, CALL, STOP, PARTS, OPEN, CARGO = 1, 2, 3, 4, 5, 6
+BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
 # From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
+DEBUG_OUT, DEBUG_IN, DEBUG_END = 18, 19, 20
 
 #: Kind of a frame and the number of bytes that follow.
 HEADER = struct.Struct("<IQ")
@@ -232,6 +234,17 @@ class WorkerChannel:
             except BlockingIOError:
                 self._wait()
         return ready.pop(0)
+
+    def receive_only(self, kind: int) -> bytes:
+        """Wait for a frame of one kind; what else comes is kept, in its order."""
+        while True:
+            for at, (found, body) in enumerate(self._ready):
+                if found == kind:
+                    del self._ready[at]
+                    return body
+            wait_for_descriptor(self._fd)
+            with contextlib.suppress(BlockingIOError):
+                self._ready += self._reader.read()
 
     def _wait(self) -> None:
         """Sleep until there is something to read, after looking again for a moment."""

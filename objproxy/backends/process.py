@@ -41,6 +41,7 @@ from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack, pack_operation
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.debugging import DebugDesk
 from objproxy.backends.links import Link
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
 from objproxy.backends.plane import Lane, program_plane
@@ -66,6 +67,7 @@ class ProcessBackend:
         self._arena: Arena | None = None  # for arguments on their way
         self._events: list[m.Event] = []
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
+        self._desk = DebugDesk()
         self._poller = Poller()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -98,8 +100,9 @@ class ProcessBackend:
 
     # ---- the protocol ---------------------------------------------------------------------------------------------------
 
-    #: Return the monotonic time.
-    now = staticmethod(time.monotonic)
+    def now(self) -> float:
+        """Return the monotonic time, without the time in which somebody was asked to type."""
+        return time.monotonic() - self._desk.paused
 
     def encode(self, operation: Operation) -> bytes | Parcel:
         """Pickle, here and now."""
@@ -338,12 +341,18 @@ class ProcessBackend:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
         elif kind == wire.PARTS:
             link.lane.expect(body)
+        elif kind in (wire.DEBUG_OUT, wire.DEBUG_IN, wire.DEBUG_END):
+            self._desk.serve(link.worker_id, kind, body, functools.partial(self._answer_debugger, link))
         elif kind == wire.LOG:
             self._on_log(pickle.loads(body))
         elif kind == wire.PROGRESS:
             self._on_progress(link.worker_id, *pickle.loads(body))
         else:
             raise wire.ChannelClosedError(f"unknown kind of frame {kind}")
+
+    def _answer_debugger(self, link: Link, line: bytes) -> None:
+        if not link.is_ended:
+            link.write(wire.frame(wire.DEBUG_LINE, line), self._poller)
 
     def _handle_reply(self, link: Link, body: bytes) -> None:
         seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
@@ -352,6 +361,8 @@ class ProcessBackend:
         if is_last:
             link.sent.popleft()
             link.received = 0
+            if self._desk.is_in_use:
+                self._desk.leave(link.worker_id)  # its task has ended in the midst of a session
         else:
             link.received += len(outcomes)
         self._events.append(m.Replied(link.worker_id, link.generation, seq, outcomes, failed, is_last, nanoseconds / 1e9))
@@ -410,6 +421,7 @@ class ProcessBackend:
         self._forget(link, is_reaped=is_reaped)
 
     def _forget(self, link: Link, *, is_reaped: bool = True) -> None:
+        self._desk.leave(link.worker_id)
         if not link.is_ended:
             link.is_ended = True
             self._poller.remove(link.fd)

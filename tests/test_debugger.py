@@ -1,0 +1,174 @@
+"""``breakpoint()`` in a worker, at a real terminal (a pseudo-terminal, on whose other side the test types)."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from targets import PATIENCE_SECONDS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PREAMBLE = """
+    import os, threading, time
+    from objproxy import ProxyPool, TaskTimeoutError
+
+    class Model:
+        def __init__(self):
+            self.bias = 10
+
+        def score(self, x):
+            y = x + self.bias
+            breakpoint()
+            return y
+
+        def beside(self):
+            errors = []
+
+            def stop():
+                try:
+                    breakpoint()
+                except RuntimeError as exc:
+                    errors.append(str(exc))
+
+            thread = threading.Thread(target=stop)
+            thread.start()
+            thread.join()
+            return errors[0]
+"""
+
+
+class Session:
+    """A program at a terminal."""
+
+    def __init__(self, code: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.seen = ""
+        program = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True
+        )
+        os.close(theirs)
+
+    def expect(self, text: str) -> None:
+        """Read until `text` has come, and take it and what was before it away."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen!r}"
+            if select.select([self._ours], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self._ours, 4096).decode()
+                except OSError:  # the program has ended
+                    assert text in self.seen, f"the program has ended without {text!r}: {self.seen!r}"
+        self.seen = self.seen.partition(text)[2]
+
+    def type(self, line: str) -> None:
+        os.write(self._ours, f"{line}\n".encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def sessions() -> Iterator[list[Session]]:
+    made: list[Session] = []
+    yield made
+    for session in made:
+        session.close()
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork", "spawn"])
+def test_a_debugger_of_a_worker_reads_and_changes_its_variables(sessions: list[Session], method: str) -> None:
+    session = Session(f"""
+    with ProxyPool(Model, worker_count=1, start_method={method!r}) as pool:
+        print("result", pool.score.submit(5).result())
+    """)
+    sessions.append(session)
+    session.expect("(Pdb, worker 0) ")
+    session.type("p y, self.bias")
+    session.expect("(15, 10)")
+    session.expect("(Pdb, worker 0) ")
+    session.type("y = 77")
+    session.expect("(Pdb, worker 0) ")
+    session.type("c")
+    session.expect("result 77")
+    assert session.process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_deadlines_stand_still_while_somebody_types(sessions: list[Session]) -> None:
+    session = Session("""
+    with ProxyPool(Model, worker_count=1) as pool:
+        print("result", pool.score.options(timeout=1.0).submit(5).result())
+    """)
+    sessions.append(session)
+    session.expect("(Pdb, worker 0) ")
+    time.sleep(2.0)  # longer than the limit: somebody thinks
+    session.type("c")
+    session.expect("result 15")
+
+
+def test_one_debugger_at_a_time_has_the_terminal(sessions: list[Session]) -> None:
+    session = Session("""
+    with ProxyPool(Model, worker_count=3) as pool:
+        print("result", pool.score([1, 2, 3], map_args=True, chunksize=1).tolist())
+    """)
+    sessions.append(session)
+    for _ in range(3):
+        session.expect("(Pdb, worker ")
+        first = session.seen[0]
+        for name in ("p 'first'", "p 'second'"):
+            session.type(name)
+            session.expect(f"{name[3:-1]}'")
+            session.expect("(Pdb, worker ")
+            assert session.seen[0] == first, "another worker's debugger has come in between"
+        session.type("c")
+    session.expect("result [11, 12, 13]")
+
+
+def test_who_quits_ends_the_task_and_the_worker_lives(sessions: list[Session]) -> None:
+    session = Session("""
+    with ProxyPool(Model, worker_count=1) as pool:
+        try:
+            pool.score.submit(5).result()
+        except BaseException as exc:
+            print("ended by", type(exc).__name__)
+        print("bias", pool.bias)
+    """)
+    sessions.append(session)
+    session.expect("(Pdb, worker 0) ")
+    session.type("q")
+    session.expect("ended by BdbQuit")
+    session.expect("bias [10]")
+
+
+def test_without_a_terminal_the_debugger_ends_at_once() -> None:
+    code = """
+    with ProxyPool(Model, worker_count=2) as pool:
+        for item in pool.score.options(on_error="return").map([1, 2]):
+            print(type(item).__name__)
+        print(pool[0].beside())
+    """
+    program = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("BdbQuit") == 2
+    assert "works in the thread that runs the method" in ended.stdout
