@@ -324,7 +324,9 @@ class SharedValue:
         if not self._local:
             parcel = self._shared.parcel
             parts = [Part(extent.block.offset, extent.nbytes, position, 0, False) for extent, position in parcel.pieces]
-            self._local.append(parcels.unpack(parcel.stream, parts, _OwnMemory(program_plane().segments, parcel)))
+            self._local.append(
+                parcels.freeze(parcels.unpack(parcel.stream, parts, _OwnMemory(program_plane().segments, parcel)))
+            )
         return self._local[0]
 
     def __enter__(self) -> SharedValue:

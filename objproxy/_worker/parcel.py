@@ -288,6 +288,23 @@ def _freeze_array(array: Any, is_frozen: bool = True) -> Any:
     return _rebuild_array, (pickle.PickleBuffer(raw), dtype, array.shape, order, is_frozen)
 
 
+def freeze(value: Any) -> Any:
+    """Make the arrays in a value read-only that NumPy pickles in a way of its own (subclasses, objects), and return the value.
+
+    It looks into lists, tuples and dicts, not into other objects.
+    """
+    array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if type(value) in (list, tuple, dict):
+        for part in value.values() if type(value) is dict else value:
+            freeze(part)
+    elif array_type is not None and isinstance(value, array_type):
+        value.flags.writeable = False
+        mask = getattr(value, "_mask", None)  # of a masked array
+        if isinstance(mask, array_type):
+            mask.flags.writeable = False
+    return value
+
+
 def _rebuild_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, is_frozen: bool) -> Any:
     import numpy as np
 

@@ -13,7 +13,7 @@ from typing import Any
 from objproxy._worker import loans
 from objproxy._worker.arena import COLD_SECONDS, Arena
 from objproxy._worker.loans import Borrower, LoanTable, Part
-from objproxy._worker.parcel import Parcel, pack_result, unpack
+from objproxy._worker.parcel import Parcel, freeze, pack_result, unpack
 from objproxy._worker.segments import Segments, open_segments
 
 
@@ -119,7 +119,7 @@ def _open_array(plane: WorkerPlane, about: tuple[Any, ...], parts: list[Part]) -
 
 def _open_value(plane: WorkerPlane, stream: bytes, parts: list[Part]) -> Any:
     """Rebuild what was put, once for all calls to come."""
-    return plane.unpack(stream, parts)
+    return freeze(plane.unpack(stream, parts))
 
 
 _OPENERS: dict[str, Callable[[WorkerPlane, Any, list[Part]], Any]] = {"array": _open_array, "value": _open_value}

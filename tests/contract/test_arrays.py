@@ -371,6 +371,28 @@ def test_what_was_put_arrives_equal_and_read_only(pool: ProxyPool[Archive], form
         array[...] = array  # the caller's own can still be written
 
 
+class Tagged(np.ndarray):
+    """A subclass, which NumPy pickles in its own way."""
+
+
+@pytest.mark.parametrize("nbytes", SIZES)
+@pytest.mark.parametrize("kind", ["masked", "subclass", "objects"])
+def test_arrays_that_numpy_pickles_in_its_own_way_arrive_read_only_too(
+    pool: ProxyPool[Archive], kind: str, nbytes: int
+) -> None:
+    plain = ramp(nbytes)
+    array = {
+        "masked": lambda: np.ma.masked_array(plain, mask=plain > 3),
+        "subclass": lambda: plain.view(Tagged),
+        "objects": lambda: plain[:50].astype(object),
+    }[kind]()
+    with pool.put(array) as handle:
+        assert all("read-only" in answer for answer in pool.try_to_write.broadcast(handle))
+    with pool.put({"deep": [array]}) as handle:
+        assert (pool[0].echo(handle)["deep"][0] == array).all()
+    array[...] = array  # the caller's own can still be written
+
+
 @pytest.mark.parametrize("nbytes", [*SIZES, VERY_LARGE])
 def test_what_was_put_is_a_copy_made_at_that_moment(pool: ProxyPool[Archive], nbytes: int) -> None:
     array = ramp(nbytes)
