@@ -34,7 +34,10 @@ def _may_stay(process: psutil.Process) -> bool:
 
 
 def _is_root(process: psutil.Process) -> bool:
-    return "run_root(" in _command(process) and process.ppid() == os.getpid()
+    try:
+        return "run_root(" in _command(process) and process.ppid() == os.getpid()
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _pids_below(process: psutil.Process) -> list[int]:

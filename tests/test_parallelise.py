@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import statistics
 import threading
+import weakref
 from collections import Counter
 from fractions import Fraction
 from typing import Any
@@ -223,9 +225,15 @@ def test_waiting_for_a_submitted_call_may_time_out() -> None:
 
 
 def test_the_workers_end_when_nobody_holds_the_function() -> None:
-    run = parallelise(sum, worker_count=2, reduction=sum)
-    assert run([1, 2, 3]) == 6
-    del run  # the fixture of all tests sees that no process is left
+    gc.disable()  # at once: nothing waits for the garbage collector
+    try:
+        run = parallelise(sum, worker_count=2, reduction=sum)
+        assert run([1, 2, 3]) == run.submit([1, 2, 3]).result() == 6
+        is_alive = weakref.ref(run)
+        del run
+        assert is_alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_closed_function_starts_again() -> None:

@@ -73,6 +73,21 @@ class _Pace:
         return max(self._least, min(self._size, self._most, self.n_consumed // _SHARE_OF_CONSUMED))
 
 
+class _Input:
+    """The items of an input, and its own error, which is no item's; apart from the results, which thus are in no cycle."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.error: BaseException | None = None
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._items
+        except BaseException as exc:
+            self.error = exc
+            raise
+
+
 class _Inline(Iterator[Any]):
     """The results of one worker that is no process and no thread: each item when it is asked for."""
 
@@ -197,7 +212,7 @@ class Pool:
         self._results.add(results)
         return results
 
-    def stream(self, items: Iterable[Any]) -> tuple[Any, _Pace]:
+    def _stream(self, items: Iterable[Any]) -> tuple[Any, _Pace]:
         """Return the bare results and their pace, for `WorkerPoolResultGenerator`; an item's error is raised in its turn."""
         n_batches = self.chunk_prefill_ratio if self.is_unordered else 1
         least = (self.chunk_size or self.num_workers) * n_batches
@@ -237,18 +252,9 @@ class WorkerPoolResultGenerator(Iterator[Any]):
     def __init__(self, parent_obj: Pool, input_iterable: Iterable[Any]) -> None:
         self.parent_obj = parent_obj
         self._length = len(input_iterable) if isinstance(input_iterable, Sized) else None
-        self._input_error: BaseException | None = None
         self._deferred: list[Exception] = []
-        items = input_iterable if parent_obj.bounded else list(input_iterable)
-        self._results, self._pace = parent_obj.stream(self._watch(items))
-
-    def _watch(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Yield the items, and keep the error of the input, which is no item's."""
-        try:
-            yield from items
-        except BaseException as exc:
-            self._input_error = exc
-            raise
+        self._input = _Input(input_iterable if parent_obj.bounded else list(input_iterable))
+        self._results, self._pace = parent_obj._stream(iter(self._input))
 
     def __len__(self) -> int:
         """Return the number of items.
@@ -282,7 +288,7 @@ class WorkerPoolResultGenerator(Iterator[Any]):
 
     def _settle(self, error: Exception | SystemExit) -> Exception:
         """Raise an error, or return it as a result."""
-        is_items = error is not self._input_error and not isinstance(error, (PoolBrokenError, PoolClosedError))
+        is_items = error is not self._input.error and not isinstance(error, (PoolBrokenError, PoolClosedError))
         if isinstance(error, SystemExit):
             if not isinstance(error.__cause__, RemoteTraceback):  # this program is to end, not a task of it
                 raise error

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -476,11 +477,20 @@ def test_exited_tells_of_the_with_block_alone() -> None:
     assert results.parent_obj.exited
 
 
-def test_breaking_off_without_a_with_block_leaves_nothing_behind() -> None:
-    for result in Pool(square, 2)(itertools.count()):
-        if result > 100:
-            break
-    gc.collect()  # the fixture of all tests sees that no process is left
+@pytest.mark.parametrize("way", WAYS)
+def test_breaking_off_without_a_with_block_leaves_nothing_behind(way: str) -> None:
+    """At once: nothing waits for the garbage collector."""
+    gc.disable()
+    try:
+        pool = Pool(square, **WAYS[way])
+        is_alive = weakref.ref(pool)
+        for result in pool(itertools.count()):
+            if result > 100:
+                break
+        del pool
+        assert is_alive() is None
+    finally:
+        gc.enable()
 
 
 def test_leaving_a_with_block_forgets_what_has_not_run(tmp_path: Any) -> None:

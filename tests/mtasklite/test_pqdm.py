@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -115,11 +116,17 @@ def test_leaving_the_block_ends_the_workers() -> None:
 
 
 def test_breaking_off_without_a_block_leaves_nothing_behind() -> None:
-    for result in processes.pqdm(itertools.count(), square, 2, disable=True):
-        if result > 50:
-            break
-    del result
-    gc.collect()  # the fixture of all tests sees that no process is left
+    gc.disable()
+    try:
+        results = processes.pqdm(itertools.count(), square, 2, disable=True)
+        is_alive = weakref.ref(results.pool_obj.parent_obj)
+        for result in results:
+            if result > 50:
+                break
+        del results
+        assert is_alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_constructor_that_fails_is_told_as_itself() -> None:
