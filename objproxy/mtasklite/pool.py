@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NoReturn, Self
 
 from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
@@ -15,96 +14,14 @@ from objproxy.mtasklite.constants import (
     check_argument_type,
     check_behaviour,
 )
-from objproxy.mtasklite.delayed_init import Delayed, ShellObject
+from objproxy.mtasklite.delayed_init import Delayed
+from objproxy.mtasklite.streaming import Inline, Input, Pace, Seat
 
-#: Tiny items are pulled by the batch, so that sending them does not cost more than doing them. A batch is what the consumer
-#: takes in so many seconds, at most so many items for each worker, and at most this share of what was consumed in all: who
-#: takes three items does not find a thousand of them gone.
-_MOMENT = 0.005
+#: Most items of a batch for each worker, however fast they are taken.
 _MAX_ITEMS_PER_WORKER = 1024
-_SHARE_OF_CONSUMED = 4
 
 #: Deaths of one worker within so many seconds after which it is given up. Items that kill are the items' fault.
 _MAX_RESTARTS = (100, 5.0)
-
-
-class _Seat:
-    """What lives in a worker of ours: one of the user's workers, and how items are passed to it."""
-
-    def __init__(self, worker: Any) -> None:
-        self._worker = worker.build() if isinstance(worker, ShellObject) else worker
-        if not callable(self._worker):
-            raise TypeError(f"the objects of {type(self._worker).__name__} are not callable; a worker needs __call__(item)")
-
-    def single_arg(self, item: Any) -> Any:
-        return self._worker(item)
-
-    def args(self, item: Any) -> Any:
-        return self._worker(*item)
-
-    def kwargs(self, item: Any) -> Any:
-        return self._worker(**item)
-
-
-class _Pace:
-    """How fast a consumer takes results, and so how many are worth having ahead of it.
-
-    Parameters
-    ----------
-    least, most : int
-        Bounds of a batch.
-    """
-
-    def __init__(self, least: int, most: int) -> None:
-        self.n_consumed = 0
-        self._least = least
-        self._most = most
-        self._size = least
-        self._n_before = 0
-        self._since = time.perf_counter()
-
-    def batch_size(self) -> int:
-        """Return how many items may be ahead now."""
-        now = time.perf_counter()
-        seconds = now - self._since
-        if seconds > _MOMENT:
-            self._size = int((self.n_consumed - self._n_before) * _MOMENT / seconds)
-            self._n_before, self._since = self.n_consumed, now
-        return max(self._least, min(self._size, self._most, self.n_consumed // _SHARE_OF_CONSUMED))
-
-
-class _Input:
-    """The items of an input, and its own error, which is no item's; apart from the results, which thus are in no cycle."""
-
-    def __init__(self, items: Iterable[Any]) -> None:
-        self.error: BaseException | None = None
-        self._items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self._items
-        except BaseException as exc:
-            self.error = exc
-            raise
-
-
-class _Inline(Iterator[Any]):
-    """The results of one worker that is no process and no thread: each item when it is asked for."""
-
-    def __init__(self, call: Callable[[Any], Any], items: Iterable[Any]) -> None:
-        self._call = call
-        self._items = iter(items)
-
-    def __next__(self) -> Any:
-        item = next(self._items)
-        try:
-            return self._call(item)
-        except StopIteration as exc:
-            raise RuntimeError("the worker raised StopIteration") from exc
-
-    def close(self) -> None:
-        """Forget what has not run."""
-        self._items = iter(())
 
 
 class Pool:
@@ -193,12 +110,17 @@ class Pool:
         self.task_timeout = task_timeout
         self.join_timeout = join_timeout
         self._results: weakref.WeakSet[WorkerPoolResultGenerator] = weakref.WeakSet()
-        self._workers: ProxyPool[_Seat] | None = None
+        self._workers: ProxyPool[Seat] | None = None
         if len(workers) == 1 and task_timeout is None:
-            self._inline = getattr(_Seat(workers[0]), self.argument_type)
+            self._inline = getattr(Seat(workers[0]), self.argument_type)
         else:
             self._workers = _start(workers, "thread" if use_threads else "process")
             self._method = getattr(self._workers, self.argument_type).options(timeout=task_timeout)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the workers are processes or threads; False if there is one, inline."""
+        return self._workers is not None
 
     def __call__(self, input_iterable: Iterable[Any]) -> WorkerPoolResultGenerator:
         """Stream an iterable through the workers; nothing is pulled yet.
@@ -212,13 +134,13 @@ class Pool:
         self._results.add(results)
         return results
 
-    def _stream(self, items: Iterable[Any]) -> tuple[Any, _Pace]:
+    def _stream(self, items: Iterable[Any]) -> tuple[Any, Pace]:
         """Return the bare results and their pace, for `WorkerPoolResultGenerator`; an item's error is raised in its turn."""
         n_batches = self.chunk_prefill_ratio if self.is_unordered else 1
         least = (self.chunk_size or self.num_workers) * n_batches
-        pace = _Pace(least, least if self.chunk_size else _MAX_ITEMS_PER_WORKER * self.num_workers)
+        pace = Pace(least, least if self.chunk_size else _MAX_ITEMS_PER_WORKER * self.num_workers)
         if self._workers is None:
-            return _Inline(self._inline, items), pace
+            return Inline(self._inline, items), pace
         method = self._method.options(buffersize=pace.batch_size if self.bounded else None)
         return (method.imap_unordered if self.is_unordered else method.imap)(items), pace
 
@@ -253,7 +175,7 @@ class WorkerPoolResultGenerator(Iterator[Any]):
         self.parent_obj = parent_obj
         self._length = len(input_iterable) if isinstance(input_iterable, Sized) else None
         self._deferred: list[Exception] = []
-        self._input = _Input(input_iterable if parent_obj.bounded else list(input_iterable))
+        self._input = Input(input_iterable if parent_obj.bounded else list(input_iterable))
         self._results, self._pace = parent_obj._stream(iter(self._input))
 
     def __len__(self) -> int:
@@ -288,19 +210,19 @@ class WorkerPoolResultGenerator(Iterator[Any]):
 
     def _settle(self, error: Exception | SystemExit) -> Exception:
         """Raise an error, or return it as a result."""
-        is_items = error is not self._input.error and not isinstance(error, (PoolBrokenError, PoolClosedError))
-        if isinstance(error, SystemExit):
-            if not isinstance(error.__cause__, RemoteTraceback):  # this program is to end, not a task of it
+        try:
+            is_final = self._input.has_raised(error) or isinstance(error, (PoolBrokenError, PoolClosedError))
+            if not is_final and self.parent_obj.is_remote:
+                error = _clean(error)
+            behaviour = self.parent_obj.exception_behavior
+            if is_final or isinstance(error, SystemExit) or behaviour == ExceptionBehaviour.IMMEDIATE:
+                self.close()
                 raise error
-            code, error = error.code, RuntimeError("the worker called sys.exit()")
-            error.add_note(f"with code {code!r}")
-        behaviour = self.parent_obj.exception_behavior
-        if not is_items or behaviour == ExceptionBehaviour.IMMEDIATE:
-            self.close()
-            raise error
-        if behaviour == ExceptionBehaviour.DEFERRED:
-            self._deferred.append(error)
-        return error
+            if behaviour == ExceptionBehaviour.DEFERRED:
+                self._deferred.append(error)
+            return error
+        finally:
+            del error  # else it and this frame hold each other, and the workers, until garbage is collected
 
     def close(self) -> None:
         """Forget what has not run; the next ``next()`` ends the iteration."""
@@ -316,11 +238,19 @@ class WorkerPoolResultGenerator(Iterator[Any]):
         self.parent_obj.__exit__(*exc_info)
 
 
-def _start(workers: list[Any], backend: str) -> ProxyPool[_Seat]:
+def _clean(error: Exception | SystemExit) -> Exception | SystemExit:
+    """Return an error without the frames of the engine; ``sys.exit()`` in a worker shall not end this program."""
+    if isinstance(error, SystemExit) and isinstance(error.__cause__, RemoteTraceback):
+        cause, error = error.__cause__, RuntimeError(f"the worker called sys.exit({error.code!r})")
+        error.__cause__ = cause
+    return error.with_traceback(None)
+
+
+def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
     """Start one worker for each; the error of a constructor is raised as itself."""
     try:
         return ProxyPool(
-            _Seat,
+            Seat,
             init_args_each=[(worker,) for worker in workers],
             backend=backend,
             max_restarts=_MAX_RESTARTS,

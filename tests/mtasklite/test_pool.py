@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from objproxy import NotSupportedError, TaskTimeoutError, WorkerDiedError
-from objproxy.mtasklite import ArgumentPassing, ExceptionBehaviour, Pool, delayed_init, is_exception
-from objproxy.mtasklite import pool as pool_module
+from objproxy.mtasklite import ArgumentPassing, ExceptionBehaviour, Pool, delayed_init, is_exception, streaming
 from objproxy.mtasklite.constants import ArgumentError
 from targets import Gate
 
@@ -305,8 +304,8 @@ def test_a_batch_of_tiny_items_grows_with_what_was_consumed() -> None:
 
 def test_a_batch_is_what_the_consumer_takes_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(pool_module, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    pace = pool_module._Pace(least=2, most=100)
+    monkeypatch.setattr(streaming, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    pace = streaming.Pace(least=2, most=100)
     assert pace.batch_size() == 2
     pace.n_consumed, now = 80, 0.010  # 40 in five milliseconds, but a fourth of what was consumed is less
     assert pace.batch_size() == 20
@@ -346,8 +345,9 @@ def test_the_input_may_raise_whatever_the_behaviour() -> None:
         with Pool(square, exception_behavior="ignore", **options) as pool:
             results = pool(items())
             assert next(results) == 1
-            with pytest.raises(OSError, match="the disk is gone"):
+            with pytest.raises(OSError, match="the disk is gone") as caught:
                 next(results)
+            assert caught.traceback[-1].name == "items"
             assert list(results) == []
 
 
@@ -442,7 +442,8 @@ def test_a_worker_that_exits_is_an_error_of_its_item(way: str) -> None:
     with Pool(exit_on_three, exception_behavior="ignore", **WAYS[way]) as pool:
         found = list(pool(range(5)))
     assert isinstance(found[3], RuntimeError)
-    assert found[3].__notes__ == ["with code 7"]
+    assert str(found[3]) == "the worker called sys.exit(7)"
+    assert "exit_on_three" in str(found[3].__cause__)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -491,6 +492,31 @@ def test_breaking_off_without_a_with_block_leaves_nothing_behind(way: str) -> No
         assert is_alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_without_a_with_block_leaves_nothing_behind(way: str) -> None:
+    def odd_input() -> Iterator[int]:
+        yield 0
+        raise OSError("the disk is gone")
+
+    gc.disable()
+    try:
+        for items, expected in ((range(4), KeyError), (odd_input(), OSError)):
+            pool = Pool(fail_on_odd, **WAYS[way])
+            is_alive = weakref.ref(pool)
+            with pytest.raises(expected) as caught:
+                list(pool(items))
+            del pool, caught
+            assert is_alive() is None
+    finally:
+        gc.enable()
+
+
+def test_an_inline_error_has_its_whole_traceback() -> None:
+    with pytest.raises(KeyError) as caught:
+        list(Pool(fail_on_odd, 1)([1]))
+    assert "fail_on_odd" in [entry.name for entry in caught.traceback]
 
 
 def test_leaving_a_with_block_forgets_what_has_not_run(tmp_path: Any) -> None:
