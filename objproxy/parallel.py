@@ -146,11 +146,10 @@ class ParallelFunction:
         bound = self._hints.signature.bind(*args, **kwargs)
         extra = bound.arguments.get(self._hints.extra, {})
         values = extra if name in extra else bound.arguments
-        if name not in values:
-            raise TypeError(f"{self._hints.name}() was called without its batched argument {name!r}")
-        batches = split(values[name], self._worker_count or len(self.pool))
+        data = values[name] if name in values else self._default(name)
+        batches = split(data, self._worker_count or len(self.pool))
         if not batches and (self._reduction or self._combine_with_sizes):
-            batches = [values[name]]
+            batches = [data]
         sizes = list(map(len, batches))
         if self._verbose:
             self._tell(name, sizes)
@@ -159,6 +158,13 @@ class ParallelFunction:
             values[name] = batch
             calls.append((bound.args, dict(bound.kwargs)))
         return calls, sizes
+
+    def _default(self, name: str) -> Any:
+        """Return what a call that does not give the batched argument means."""
+        parameter = self._hints.signature.parameters.get(name)
+        if parameter is None or parameter.default is parameter.empty:
+            raise TypeError(f"{self._hints.name}() was called without its batched argument {name!r}")
+        return parameter.default
 
     def _tell(self, name: str, sizes: Sequence[int]) -> None:
         lengths = " or ".join(map(str, sorted(set(sizes)))) or "0"

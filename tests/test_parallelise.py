@@ -9,6 +9,7 @@ import statistics
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -308,14 +309,21 @@ def test_bad_calls_are_refused_in_words() -> None:
         with pytest.raises(TypeError, match="cannot be cut into batches"):
             run({1, 2})
 
-    def add(first: int = 1, numbers: list[int] = []) -> int:  # noqa: B006 - what is tested
-        return first
+    def collect(**names: Any) -> Any:
+        return names
 
-    with (
-        parallelise(add, worker_count=2, backend="serial") as run,
-        pytest.raises(TypeError, match="without its batched argument"),
-    ):
-        run(3)
+    with parallelise(collect, worker_count=2, batched_arg="words", backend="serial") as run:
+        assert run(words=[1, 2]) == [{"words": [1]}, {"words": [2]}]
+        with pytest.raises(TypeError, match="was called without its batched argument 'words'"):
+            run(tag=3)
+
+
+def test_the_default_of_the_batched_argument_is_batched() -> None:
+    def scale(factor: int, numbers: Sequence[int] = (1, 2, 3)) -> list[int]:
+        return [factor * number for number in numbers]
+
+    with parallelise(scale, worker_count=2, backend="serial") as run:
+        assert run(10) == [10, 20, 30]
 
 
 def test_all_of_it_is_public() -> None:
