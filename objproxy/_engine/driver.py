@@ -481,7 +481,7 @@ class Driver:
                 self.wait_until(lambda: not self._background)
             except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
                 _logger.exception("turning the engine of a pool failed")
-            if self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
+            if self._background or self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
                 continue
             with self._lock:
                 if not self._pump_wanted.is_set():

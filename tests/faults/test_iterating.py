@@ -39,7 +39,7 @@ def test_an_endless_iterable_of_which_ten_are_taken_is_pulled_a_little_further(m
     del results
     assert 10 <= source.n_pulled <= 16
     assert pool.obey.map([1, 2]) == [1, 2]
-    assert {worker.state for worker in pool.workers} == {"idle"}
+    poll_until(lambda: {worker.state for worker in pool.workers} == {"idle"})
     assert source.n_pulled <= 16
 
 

@@ -55,7 +55,7 @@ def calls_of(pool: ProxyPool[Any], name: str, value: Any) -> dict[str, Callable[
 def test_an_argument_that_fails_to_be_pickled_fails_in_the_caller(make_pool: MakePool, n_workers: int) -> None:
     """B1: nothing is sent, no worker is harmed, and a hundred of them fill nothing.
 
-    Mutation: `except BaseException` in `Verbs.encode` makes an exit an `ArgumentPickleError`.
+    Mutation: `parcel.pack` that sends something else when pickling fails: the error is another, and workers are asked.
     """
     pool = make_pool(Victim, worker_count=n_workers)
     pids = pool.pid.broadcast()
@@ -147,25 +147,22 @@ def test_the_time_limit_holds_while_a_stopped_worker_is_sent_its_arguments(make_
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("how", "kind"),
-    [("LookupError", LookupError), ("SystemExit", SystemExit), ("os._exit(7)", WorkerDiedError), ("SIGSEGV", WorkerDiedError)],
-)
-def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: MakePool, how: str, kind: type) -> None:
+def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: MakePool) -> None:
     """B7: the error, or the death of the worker, of that call and no other.
 
     Mutation: `except Exception` in `WorkerLoop._serve` makes an exit of the argument the end of the worker.
     """
     pool = make_pool(Victim, max_restarts=OFTEN)
-    bad = FailsAtUnpickle(how)
-    for call in calls_of(pool, "obey", bad).values():
-        with pytest.raises(kind) as caught:
-            call()
-        assert kind is not WorkerDiedError or caught.value.started
-    results = pool.obey.options(on_error="return", chunksize=1).map([0, 1, 2, bad, 4, 5])
-    assert [type(result) for result in results] == [int, int, int, kind, int, int]
-    generations = [worker.generation for worker in pool.workers]
-    assert (sum(generations) > 0) == (kind is WorkerDiedError)
+    kinds = {"LookupError": LookupError, "SystemExit": SystemExit, "os._exit(7)": WorkerDiedError, "SIGSEGV": WorkerDiedError}
+    for how, kind in kinds.items():
+        bad = FailsAtUnpickle(how)
+        for call in calls_of(pool, "obey", bad).values():
+            with pytest.raises(kind) as caught:
+                call()
+            assert kind is not WorkerDiedError or caught.value.started
+        results = pool.obey.options(on_error="return", chunksize=1).map([0, 1, 2, bad, 4, 5])
+        assert [type(result) for result in results] == [int, int, int, kind, int, int]
+        assert (sum(worker.generation for worker in pool.workers) > 0) == (kind is WorkerDiedError)
 
 
 def test_a_shared_array_whose_memory_is_gone_is_its_calls_error(monkeypatch: pytest.MonkeyPatch) -> None:
