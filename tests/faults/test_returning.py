@@ -19,7 +19,7 @@ from faulty import FailsAtDeletion, Meeting, Victim
 from objproxy import PoolClosedError, ProxyPool, ResultPickleError, TaskTimeoutError, WorkerDiedError, report_progress
 from objproxy._worker import wire
 from targets import PATIENCE_SECONDS, poll_until
-from ways import MakePool
+from ways import MakePool, Way, some
 
 OFTEN = (10_000, 1.0)
 
@@ -27,19 +27,20 @@ OFTEN = (10_000, 1.0)
 MANY = 2_000
 
 
-def _over_items(pool: ProxyPool[Any], name: str, *columns: Any) -> dict[str, list[Any]]:
-    """Run a method on items in each way; return what came of every item."""
+def _over_items(way: Way, pool: ProxyPool[Any], name: str, *columns: Any) -> dict[str, list[Any]]:
+    """Run a method on items by every verb; return what came of every item."""
     method = getattr(pool, name).options(on_error="return", stack_results=False)
-    return {
-        "map_args": method.options(map_args=True)(*columns),
-        "map": method.map(*columns),
-        "imap": list(method.imap(*columns)),
-        "one by one": method.options(chunksize=1).map(*columns),
+    verbs: dict[str, Callable[[], list[Any]]] = {
+        "map": lambda: method.map(*columns),
+        "map_args": lambda: method.options(map_args=True)(*columns),
+        "imap": lambda: list(method.imap(*columns)),
+        "one by one": lambda: method.options(chunksize=1).map(*columns),
     }
+    return {name: run() for name, run in some(way, verbs)}
 
 
 @pytest.mark.processes
-def test_a_result_that_fails_to_be_pickled_is_its_tasks_error(make_pool: MakePool) -> None:
+def test_a_result_that_fails_to_be_pickled_is_its_tasks_error(make_pool: MakePool, way: Way) -> None:
     """D1: and no other's.
 
     Mutation: `except Exception` around the pickling in `ChunkRunner` and `WorkerLoop` ends the worker at an exit.
@@ -48,7 +49,7 @@ def test_a_result_that_fails_to_be_pickled_is_its_tasks_error(make_pool: MakePoo
     refused = dict.fromkeys(("TypeError", "SystemExit", "KeyboardInterrupt"), ResultPickleError)
     for how, kind in {**refused, "os._exit(0)": WorkerDiedError, "SIGSEGV": WorkerDiedError}.items():
         kinds = ["FailsAtUnpickle", "FailsAtPickle", "FailsAtUnpickle", "FailsAtUnpickle"]
-        for name, results in _over_items(pool, "make", kinds, [how] * 4, [-1] * 4).items():
+        for name, results in _over_items(way, pool, "make", kinds, [how] * 4, [-1] * 4).items():
             assert [isinstance(result, kind) for result in results] == [False, True, False, False], (how, name)
         with pytest.raises(kind):
             pool[0].make("FailsAtPickle", how, -1)
@@ -62,7 +63,7 @@ PARTS = {"large": [1, wire.HEADER.size, 1_000_000, -1], "small": [1, wire.HEADER
 
 
 @pytest.mark.processes
-def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool) -> None:
+def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool, way: Way) -> None:
     """D2: what has come of the frame is thrown away, and the caller is told; nobody waits for the rest.
 
     Mutation: `Nursery._reap` that tells nobody: no call ever ends.
@@ -75,7 +76,7 @@ def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool) -> No
         "imap": lambda: list(pool.make_rows.imap([MANY])),
         "submit": lambda: pool.make_rows.submit(MANY).result(PATIENCE_SECONDS),
     }
-    for n_bytes, (name, call) in itertools.product(PARTS["large"], calls.items()):
+    for n_bytes, (name, call) in itertools.product(PARTS["large"], some(way, calls)):
         pool.pid.options(return_exceptions=True)()  # who has lost its state says so here
         pool.end_in_writing(n_bytes, "os._exit(1)", 1_000_000)
         with pytest.raises(WorkerDiedError) as caught:
@@ -86,14 +87,17 @@ def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool) -> No
 
 
 @pytest.mark.processes
-def test_results_that_were_done_outlive_a_worker_that_dies_while_it_sends_them(make_pool: MakePool, tmp_path: Path) -> None:
+def test_results_that_were_done_outlive_a_worker_that_dies_while_it_sends_them(
+    make_pool: MakePool, way: Way, tmp_path: Path
+) -> None:
     """D2: small results of a map are in the journal too, so nothing is lost at all, and nothing runs twice.
 
     Better than the row. Mutation: `ProcessBackend._autopsy` that does not look into the journal: items run twice.
     """
     pool, path = make_pool(Victim, worker_count=1, max_restarts=OFTEN), tmp_path / "runs"
     n_deaths = 0
-    for items in ([*range(20)], [i + 0.5 for i in range(20)], [None] * 20, [(i,) for i in range(20)]):
+    kinds = {"ints": [*range(20)], "floats": [i / 2 for i in range(20)], "nones": [None] * 20, "any": [(i,) for i in range(20)]}
+    for _, items in some(way, kinds):
         for n_bytes, chunksize in itertools.product(PARTS["small"], (1, 20)):
             pool.end_in_writing.submit(n_bytes, "os._exit(1)").result(PATIENCE_SECONDS)
             assert pool.note.options(chunksize=chunksize).map([path] * 20, items) == items
@@ -145,7 +149,7 @@ def test_a_worker_that_hangs_in_the_middle_of_its_answer_is_ended(make_pool: Mak
 
 
 @pytest.mark.processes
-def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(make_pool: MakePool) -> None:
+def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(make_pool: MakePool, way: Way) -> None:
     """D6: whatever it does while it is rebuilt, an exit included; the pool is usable.
 
     Mutation: `except Exception` in `replies._unpickle` lets an exit end the program.
@@ -155,7 +159,7 @@ def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(make_pool: Make
     for how in ("LookupError", "SystemExit", "KeyboardInterrupt", "ModuleNotFoundError"):
         bad = ("NeedsMissingModule" if how == "ModuleNotFoundError" else "FailsAtUnpickle", how, os.getpid())
         columns = zip(good, bad, good, good, strict=True)
-        for name, results in _over_items(pool, "make", *map(list, columns)).items():
+        for name, results in _over_items(way, pool, "make", *map(list, columns)).items():
             assert [isinstance(result, ResultPickleError) for result in results] == [False, True, False, False], (how, name)
             assert how in str(results[1])
         with pytest.raises(ResultPickleError, match=how):

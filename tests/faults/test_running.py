@@ -26,7 +26,7 @@ from objproxy import (
 )
 from programs import run
 from targets import PATIENCE_SECONDS, Gate, poll_until
-from ways import MakePool
+from ways import MakePool, Way, some
 
 OFTEN = (10_000, 1.0)
 
@@ -68,26 +68,28 @@ def doing(action: Callable[[], Any]) -> Iterator[None]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
-def test_a_worker_that_is_killed_in_mid_task_costs_that_task(make_pool: MakePool, tmp_path: Path, n_workers: int) -> None:
+def test_a_worker_that_is_killed_in_mid_task_costs_that_task(
+    make_pool: MakePool, way: Way, tmp_path: Path, n_workers: int
+) -> None:
     """C1: one of several workers, and nothing else is lost.
 
     Mutation: `Nursery._reap` that tells nobody, with the channel held open: no call ever ends.
     """
     pool = make_pool(Victim, worker_count=n_workers, max_restarts=OFTEN)
-    for name, over_items in OVER_ITEMS.items():
+    for name, over_items in some(way, OVER_ITEMS):
         meeting = Meeting(tmp_path / name)
         with doing(lambda meeting=meeting: os.kill(meeting.pid(), signal.SIGKILL)):
             results = over_items(pool.obey, [0, 1, meeting, 3, 4, 5])
         assert [type(result) for result in results] == [int, int, WorkerDiedError, int, int, int], name
         assert (results[2].signal, results[2].started, results[2].pid) == ("SIGKILL", True, meeting.pid())
-    assert sum(worker.generation for worker in pool.workers) == len(OVER_ITEMS)
+    assert sum(worker.generation for worker in pool.workers) == len(some(way, OVER_ITEMS))
 
 
 @pytest.mark.processes
-def test_all_workers_may_be_killed_in_mid_task(make_pool: MakePool, tmp_path: Path) -> None:
+def test_all_workers_may_be_killed_in_mid_task(make_pool: MakePool, way: Way, tmp_path: Path) -> None:
     """C1: each running task has its own error, what waits behind them runs on their successors."""
     pool = make_pool(Victim, worker_count=3, max_restarts=OFTEN)
-    for name, over_items in OVER_ITEMS.items():
+    for name, over_items in some(way, OVER_ITEMS):
         meetings = [Meeting(tmp_path / f"{name}-{i}") for i in range(3)]
         with doing(lambda meetings=meetings: [os.kill(pid, signal.SIGKILL) for pid in [each.pid() for each in meetings]]):
             results = over_items(pool.obey, [*meetings, 3, 4, 5])
@@ -101,14 +103,14 @@ def test_all_workers_may_be_killed_in_mid_task(make_pool: MakePool, tmp_path: Pa
 
 
 @pytest.mark.processes
-def test_a_task_that_ends_its_process_is_told_with_the_exit_code(make_pool: MakePool) -> None:
+def test_a_task_that_ends_its_process_is_told_with_the_exit_code(make_pool: MakePool, way: Way) -> None:
     """C2: by Python's exit or the C library's; code 0 is no success.
 
     Mutation: `ProcessBackend._hear_nursery` that drops notices of exits with code 0 never returns.
     """
     pool = make_pool(Victim, max_restarts=OFTEN)
     for how, exitcode in (("os._exit(0)", 0), ("os._exit(1)", 1), ("exit(0)", 0), ("exit(3)", 3)):
-        for name, over_items in OVER_ITEMS.items():
+        for name, over_items in some(way, OVER_ITEMS):
             results = over_items(pool.obey, [0, how, 2, 3])
             assert [type(result) for result in results] == [int, WorkerDiedError, int, int], (how, name)
             assert (results[1].exitcode, results[1].signal) == (exitcode, None)
@@ -117,14 +119,14 @@ def test_a_task_that_ends_its_process_is_told_with_the_exit_code(make_pool: Make
 
 
 @pytest.mark.processes
-def test_a_crash_is_told_by_the_name_of_its_signal(make_pool: MakePool) -> None:
+def test_a_crash_is_told_by_the_name_of_its_signal(make_pool: MakePool, way: Way) -> None:
     """C3: whatever handlers are installed.
 
     Mutation: `describe_exit` that gives numbers.
     """
     pool = make_pool(Victim, max_restarts=OFTEN)
     for how in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"):
-        for name, over_items in OVER_ITEMS.items():
+        for name, over_items in some(way, OVER_ITEMS):
             results = over_items(pool.obey, [0, how, 2])
             assert [type(result) for result in results] == [int, WorkerDiedError, int], (how, name)
             assert results[1].signal == how
@@ -228,10 +230,10 @@ def test_an_exception_that_is_hard_to_send_comes_home_all_the_same(make_pool: Ma
 
 
 @pytest.mark.processes
-def test_an_exception_that_kills_who_unpickles_it_never_reaches_the_caller(make_pool: MakePool) -> None:
+def test_an_exception_that_kills_who_unpickles_it_never_reaches_the_caller(make_pool: MakePool, way: Way) -> None:
     """C6: the worker that makes the round trip dies of it, which is that task's error."""
     pool = make_pool(Victim, max_restarts=OFTEN)
-    for name, over_items in OVER_ITEMS.items():
+    for name, over_items in some(way, OVER_ITEMS):
         results = over_items(pool.obey, [0, "unpickling kills", 2, 3])
         assert [type(result) for result in results] == [int, WorkerDiedError, int, int], name
 

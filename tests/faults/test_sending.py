@@ -28,7 +28,7 @@ from objproxy.backends import process
 from objproxy.backends.plane import ProgramPlane
 from programs import segments_of
 from targets import PATIENCE_SECONDS
-from ways import MakePool
+from ways import MakePool, Way, some
 
 OFTEN = (10_000, 1.0)
 
@@ -111,14 +111,14 @@ def test_a_pool_ends_while_an_iterable_blocks(make_pool: MakePool, end: str) -> 
 
 
 @pytest.mark.processes
-def test_a_worker_may_die_while_it_reads_its_arguments(make_pool: MakePool) -> None:
+def test_a_worker_may_die_while_it_reads_its_arguments(make_pool: MakePool, way: Way) -> None:
     """B5: who counts on its state is told; any other call is sent to another worker, for it had not started.
 
     Better than the row, which lets every caller be told. Mutation: `ProcessBackend._write_more` without its `except OSError`
     breaks the pool.
     """
     pool = make_pool(Victim, max_restarts=OFTEN)
-    for name, call in calls_of(pool, "size", LARGE).items():
+    for name, call in some(way, calls_of(pool, "size", LARGE)):
         pool.end_in_reading.options(return_exceptions=True)(1_000_000, "os._exit(3)")
         if name in ("broadcast", "instance"):
             with pytest.raises(WorkerDiedError) as caught:
@@ -147,7 +147,7 @@ def test_the_time_limit_holds_while_a_stopped_worker_is_sent_its_arguments(make_
 
 
 @pytest.mark.processes
-def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: MakePool) -> None:
+def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: MakePool, way: Way) -> None:
     """B7: the error, or the death of the worker, of that call and no other.
 
     Mutation: `except Exception` in `WorkerLoop._serve` makes an exit of the argument the end of the worker.
@@ -156,7 +156,7 @@ def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: Make
     kinds = {"LookupError": LookupError, "SystemExit": SystemExit, "os._exit(7)": WorkerDiedError, "SIGSEGV": WorkerDiedError}
     for how, kind in kinds.items():
         bad = FailsAtUnpickle(how)
-        for call in calls_of(pool, "obey", bad).values():
+        for _, call in some(way, calls_of(pool, "obey", bad)):
             with pytest.raises(kind) as caught:
                 call()
             assert kind is not WorkerDiedError or caught.value.started

@@ -17,7 +17,7 @@ from faulty import Meeting, Refuser, Victim, fail
 from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from programs import GONE_SECONDS, run, segments_of
 from targets import PATIENCE_SECONDS, poll_until
-from ways import MakePool
+from ways import MakePool, Way, some
 
 START_METHODS = ["forkserver", "fork", "spawn"]
 OFTEN = (10_000, 1.0)
@@ -91,16 +91,17 @@ class HardToEnd(Victim):
 
 
 @pytest.mark.processes
-def test_a_worker_may_end_as_it_likes_when_its_pool_is_closed(make_pool: MakePool, tmp_path: Path) -> None:
+def test_a_worker_may_end_as_it_likes_when_its_pool_is_closed(make_pool: MakePool, way: Way, tmp_path: Path) -> None:
     """E2: it dies, raises, or does not end at all, and is killed when the time of the pool is over.
 
     Mutation: `Driver.close` that does not kill past its time never returns.
     """
-    for how in ("SIGKILL", "os._exit(0)", "exit(3)", "raises", "hangs, SIGTERM ignored"):
+    seconds = {"hangs, SIGTERM ignored": 0.3, "SIGKILL": None, "os._exit(0)": None, "exit(3)": None, "raises": None}
+    for how, timeout in some(way, seconds):
         path = tmp_path / how
         pool = make_pool(HardToEnd, init_args=(how, path))
         handles = [os.pidfd_open(pid) for pid in pool.pid.broadcast()]
-        closer = threading.Thread(target=pool.close, args=(0.5,) if how.startswith("hangs") else ())
+        closer = threading.Thread(target=pool.close, args=(timeout,))
         closer.start()
         closer.join(PATIENCE_SECONDS)
         assert not closer.is_alive(), how
