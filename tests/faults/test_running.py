@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_in_mid_task_costs_that_task(
 ) -> None:
     """C1: one of several workers, and nothing else is lost.
 
-    Mutation: `Nursery._reap` that tells nobody, with the channel held open: no call ever ends.
+    Mutation: `Nursery._reap` that tells nobody: no call ever ends.
     """
     pool = make_pool(Victim, worker_count=n_workers, max_restarts=OFTEN)
     for name, over_items in some(way, OVER_ITEMS):

@@ -94,7 +94,7 @@ class HardToEnd(Victim):
 def test_a_worker_may_end_as_it_likes_when_its_pool_is_closed(make_pool: MakePool, way: Way, tmp_path: Path) -> None:
     """E2: it dies, raises, or does not end at all, and is killed when the time of the pool is over.
 
-    Mutation: `Driver.close` that does not kill past its time never returns.
+    Mutation: `Driver.close` that does not look at its time never returns.
     """
     seconds = {"hangs, SIGTERM ignored": 0.3, "SIGKILL": None, "os._exit(0)": None, "exit(3)": None, "raises": None}
     for how, timeout in some(way, seconds):
@@ -275,7 +275,7 @@ WAIT_FOR_TEST = """
 def test_however_a_program_ends_nothing_of_it_is_left(tmp_path: Path, end: str, start_method: str) -> None:
     """E5: workers that are idle, asleep, in C, stopped, under construction, and what they have started; seen by handles.
 
-    Mutation: `Nursery.serve` that does not look at its owner leaves workers behind.
+    Mutation: a nursery that ends none of its workers, and no signal of the kernel's at the death of a parent.
     """
     go = tmp_path / "go"
     with run(EVERY_STATE + UNDER_CONSTRUCTION + WAIT_FOR_TEST + "\n    " + ENDS[end], start_method, str(go)) as program:
@@ -328,7 +328,7 @@ IDLE_ENDS = {
 def test_a_program_that_leaves_its_pool_open_ends_at_once_and_quietly(tmp_path: Path, state: str, start_method: str) -> None:
     """E4: with nothing on stderr but Python's own warning of what was never closed.
 
-    Mutation: `proxy` finalisers that close politely wait for what runs.
+    Mutation: `core._end_forgotten` that closes politely waits for what runs.
     """
     code = "import itertools\npool = ProxyPool(Victim, worker_count=2, start_method=sys.argv[1])\n"
     code += textwrap.dedent(IDLE_ENDS[state]) + "\nprint('ready', flush=True)\n"
@@ -384,7 +384,7 @@ SLEEPER = """
 def test_ctrl_c_once_is_enough(state: str, start_method: str) -> None:
     """E7: wherever the program is: one KeyboardInterrupt, no word of a worker, nobody left.
 
-    Mutation: workers that do not ignore SIGINT, or a `Driver.wait_until` that swallows it.
+    Mutation: a root nursery in the program's own process group that does not ignore SIGINT says so on stderr.
     """
     with run(SLEEPER + "\n    " + INTERRUPTED[state], start_method) as program:
         program.wait_ready()
