@@ -28,12 +28,20 @@ if TYPE_CHECKING:
         WorkerInitError,
     )
     from objproxy.parallel import ParallelCall, ParallelFunction, parallelise
+    from objproxy.ompr.helpers import OMPRException
+    from objproxy.ompr.runner import OMPRunner
+    from objproxy.ompr.simple import simple_process
+    from objproxy.ompr.worker import RunningWorker
     from objproxy.proxy import ProxyPool
     from objproxy.shared import SharedArray, SharedValue
     from objproxy.sharing_names import SharedArrayWrapper, Unpacker, iterlen, lenrepeat, lenzip, unpack
 
 _HOMES = {
     **dict.fromkeys(("ParallelCall", "ParallelFunction", "parallelise"), "objproxy.parallel"),
+    "OMPRException": "objproxy.ompr.helpers",
+    "OMPRunner": "objproxy.ompr.runner",
+    "RunningWorker": "objproxy.ompr.worker",
+    "simple_process": "objproxy.ompr.simple",
     "ProxyPool": "objproxy.proxy",
     "SharedArray": "objproxy.shared",
     "SharedValue": "objproxy.shared",
@@ -66,6 +74,8 @@ __all__ = [
     "ArgumentPickleError",
     "DeviceError",
     "NotSupportedError",
+    "OMPRException",
+    "OMPRunner",
     "ObjProxyError",
     "ParallelCall",
     "ParallelFunction",
@@ -76,6 +86,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "ResultPickleError",
+    "RunningWorker",
     "SharedArray",
     "SharedArrayWrapper",
     "SharedMemoryFullError",
@@ -91,6 +102,7 @@ __all__ = [
     "lenzip",
     "parallelise",
     "report_progress",
+    "simple_process",
     "unpack",
 ]
 

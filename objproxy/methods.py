@@ -243,7 +243,7 @@ class PoolMethod(_Method):
         *,
         ordered: bool = True,
         maxsize: int | None = None,
-        on_error: str | Callable[[Any, BaseException], Any] | None = None,
+        on_error: str | Callable[[int, Any, BaseException], Any] | None = None,
     ) -> TaskStream:
         """Return a stream: items are put, and results got, at any time and from any thread.
 
@@ -255,8 +255,8 @@ class PoolMethod(_Method):
             Most items in the queue: put and not yet on their way to a worker; None for no bound. ``options(buffersize=...)``
             bounds those that are on their way or have a result that nobody has got.
         on_error : str or callable or None
-            As in `options`, which gives the default; or ``on_error(item, error)``, which gives the result in place of the
-            error, or raises.
+            As in `options`, which gives the default; or ``on_error(index, item, error)``, which gives the result in
+            place of the error, or raises.
 
         Returns
         -------
@@ -290,7 +290,7 @@ class PoolMethod(_Method):
         def on_failure(index: int, item: Any, error: BaseException, worker_id: int | None) -> Any:
             error = core.with_note(error, name, index, worker_id)
             if callable(on_error):
-                return on_error(item, error)
+                return on_error(index, item, error)
             if answer == "raise":
                 raise (
                     RuntimeError(f"item {index} of {name!r} raised StopIteration")

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from objproxy._engine.calls import Arrival
@@ -37,9 +37,6 @@ _PATIENCE_SECONDS = 0.005
 
 #: The keeper ends after so many looks at a stream that has nothing to do.
 _IDLE_LOOKS = 40
-
-#: An iterator that is slow is read for so long before what it gave is sent.
-_READ_SECONDS = 0.001
 
 #: Stands for "no result is ready".
 _NOTHING = object()
@@ -223,6 +220,11 @@ class TaskStream(Iterator[Any]):
     def n_put(self) -> int:
         """Items that were put, those of iterators as they were read."""
         return self._n_put
+
+    @property
+    def n_done(self) -> int:
+        """Items whose result has arrived, given or not."""
+        return self._n_arrived
 
     @property
     def n_given(self) -> int:
@@ -426,10 +428,13 @@ class TaskStream(Iterator[Any]):
             n_turns = self._n_turns
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closed, _PATIENCE_SECONDS)
-                n_idle = 0 if self._run.has_work or self._n_turns != n_turns else n_idle + 1
+                is_idle = self._n_turns == n_turns and not self._run.has_work
+                n_idle = n_idle + 1 if is_idle else 0
                 if self._is_closed or n_idle > _IDLE_LOOKS:
                     self._keeper = None
                     return
+            if self._inputs:
+                self._feed()  # also beside a thread that gets: it does not know what the reader has added
             if self._n_turns == n_turns and not self._n_getting:
                 self._feed()
                 while self._turn(None, self._is_left_alone) and self._is_left_alone():
@@ -447,20 +452,38 @@ class TaskStream(Iterator[Any]):
                     self._reader = None
                     return
                 items = self._inputs[0]
-            chunk, error = _read_some(items, n_wanted)
-            with self._changed:
-                if self._is_closed:
-                    continue
-                self._n_put += len(chunk)
-                self._queue.items.extend(chunk)
-                if error is not None:
-                    self._inputs.popleft()
-                    self._queue.is_open_ended = bool(self._inputs)
-                    if not isinstance(error, StopIteration):
-                        self._put_error(error)
-                self._changed.notify_all()
+            try:
+                for item in islice(items, n_wanted):
+                    self._add_read(item)
+                    n_wanted -= 1
+            except BaseException as exc:  # raised again in the thread that gets the results
+                self._end_input(exc)
+            else:
+                if n_wanted:
+                    self._end_input(None)
             self._feed()
+
+    def _add_read(self, item: Any) -> None:
+        """Add one item; reading the next may take long, so the keeper sees to it that this one is not held back."""
+        with self._changed:
+            if not self._is_closed:
+                self._n_put += 1
+                self._queue.items.append(item)
+        if self._keeper is None:
             self._see_to_keeper()
+
+    def _end_input(self, error: BaseException | None) -> None:
+        """Go on to the next iterator; an error of this one takes the place of a result, behind those of its items."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._inputs.popleft()
+            self._queue.is_open_ended = bool(self._inputs)
+            if error is not None:
+                self._queue.items.append(InputError(error))
+                self._queue.n_errors += 1
+                self._n_put += 1
+            self._changed.notify_all()
 
     def _wait_for_room(self) -> int:
         """Return how many items to read, 0 when there is nothing left to read; `_changed` is held."""
@@ -472,21 +495,3 @@ class TaskStream(Iterator[Any]):
             self._changed.wait()
             self._n_sleeping -= 1
         return 0
-
-    def _put_error(self, error: BaseException) -> None:
-        """Let an iterator's own error take the place of a result, behind those of its items; `_changed` is held."""
-        self._queue.items.append(InputError(error))
-        self._queue.n_errors += 1
-        self._n_put += 1
-
-
-def _read_some(items: Iterator[Any], n_items: int) -> tuple[list[Any], BaseException | None]:
-    """Read at most `n_items`, of a slow iterator what it gives in a short time; return them and what it raised, or its end."""
-    chunk: list[Any] = []
-    started = time.perf_counter()
-    try:
-        while len(chunk) < n_items and (not chunk or time.perf_counter() - started < _READ_SECONDS):
-            chunk.append(next(items))
-    except BaseException as exc:  # raised again in the thread that gets the results
-        return chunk, exc
-    return chunk, None
