@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Worker(RunningWorker):
         return x
 
     def unpicklable(self, _x: Any) -> Any:
-        return lambda: None
+        return threading.Lock()
 
 
 class Slow(RunningWorker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import queue
@@ -142,14 +143,17 @@ class OMPRunner:
         self._exit_lock = threading.Lock()
         self._is_over = False
         host_kwargs = {
-            "rww_class": rww_class,
             "init_kwargs": dict(rww_init_kwargs or {}),
             "logger_name": self._logger.name,
             "log_level": loglevel_worker,
         }
         options = {"max_restarts": _MAX_RESTARTS, "name": name, **(pool_options or {})}
+        # The user's class is part of what is called to make an object, not an argument of it: so a pool loads it once, for all
+        # workers and those that replace them, and not anew in each.
+        make_host = functools.partial(Host, rww_class)
+        vars(make_host)["__qualname__"] = getattr(rww_class, "__qualname__", type(rww_class).__qualname__)  # for errors
         self._pool: ProxyPool[Host] = ProxyPool(
-            Host, init_kwargs=host_kwargs, devices=_devices(devices), max_tasks_per_worker=rww_lifetime or None, **options
+            make_host, init_kwargs=host_kwargs, devices=_devices(devices), max_tasks_per_worker=rww_lifetime or None, **options
         )
         try:
             run: Any = self._pool.run
