@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 README = Path(__file__).with_name("README.md")
 
 # mesa needs networkx to be imported at all, and asks for it in its extra alone.
-EXAMPLES = ["matplotlib>=3.8", "mesa[network]>=3.3,<4", "scikit-learn>=1.4"]
+EXAMPLES = ["lark>=1.2", "matplotlib>=3.8", "mesa[network]>=3.3,<4", "scikit-learn>=1.4"]
 
 EXTRAS = {
     "test": [

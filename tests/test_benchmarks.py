@@ -46,6 +46,7 @@ QUESTIONS = {
     "mpire_face": 15,
     "mpire_three": 3,
     "small_faces": 3,
+    "ompr_queue": 4,
     "lazy_memory": 1,
     "import_time": 1,
 }

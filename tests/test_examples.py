@@ -109,3 +109,16 @@ def test_bootstrap_trends_cover_the_truth_for_any_number_of_workers(tmp_path):
     assert two.splitlines()[1:4] == one.splitlines()[1:4]
     assert float(re.search(rf"interval at {NUMBER}%", two)[1]) == pytest.approx(88, abs=5)
     assert (tmp_path / "trends.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.slow
+def test_ompr_parser_counts_what_pythons_own_parser_counts(tmp_path):
+    small = ("--workers", "2", "--packages", "json", "unittest", "--files", "4")
+    text = run("ompr_parser.py", *small, "--output", "constructs.png", directory=tmp_path)
+    assert "2 workers, each with a parser of its own" in text
+    assert "Python's own parser counts the same: True" in text
+    rows = re.findall(r"^(json|unittest) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.MULTILINE)
+    assert [row[0] for row in rows] == ["json", "unittest"]
+    assert all(int(row[1]) > 5 for row in rows)
+    assert re.search(r"^8 files in", text, re.MULTILINE)
+    assert (tmp_path / "constructs.png").read_bytes().startswith(PNG_SIGNATURE)

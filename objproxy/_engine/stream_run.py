@@ -20,6 +20,15 @@ class InputError(NamedTuple):
     error: BaseException
 
 
+class FailedItem(NamedTuple):
+    """A failure in place of a result, with all that is known of it."""
+
+    position: int
+    item: Any
+    error: BaseException
+    worker_id: int | None
+
+
 class TaskQueue:
     """The items that were put and are not yet on their way; a `Source` that may have none now and some later.
 

@@ -24,12 +24,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from objproxy._engine.calls import Arrival
 from objproxy._engine.mapping import SKIP
 from objproxy._engine.messages import Failure
-from objproxy._engine.stream_run import InputError, StreamRun
+from objproxy._engine.stream_run import FailedItem, InputError, StreamRun
 from objproxy._worker.outcome import StreamHandle
 
 #: The keeper steps in when nobody has put or got anything for so long; the workers hold more work than that.
@@ -42,14 +42,8 @@ _IDLE_LOOKS = 40
 _NOTHING = object()
 
 
-class _Failed(NamedTuple):
-    """A failure in place of a result, with all that is known of it."""
-
-    position: int
-    item: Any
-    error: BaseException
-    worker_id: int | None
-
+#: What `_pop` gives that is no plain result.
+_SPECIAL = (object, FailedItem, StreamHandle)
 
 OnFailure = Callable[[int, Any, BaseException, int | None], Any]
 
@@ -87,7 +81,8 @@ class TaskStream(Iterator[Any]):
         self._maxsize = maxsize
         self._on_failure = on_failure
         self._on_value = on_value
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # that of `_changed`, for where speed counts
+        self._changed = threading.Condition(self._lock)
         self._feeding = threading.RLock()
         self._hands = threading.Lock()
         self._inputs: deque[Iterator[Any]] = deque()
@@ -95,7 +90,8 @@ class TaskStream(Iterator[Any]):
         self._next_start = 0
         self._ready: deque[tuple[Arrival, Sequence[Any]]] = deque()
         self._current: tuple[Arrival, Sequence[Any]] | None = None
-        self._at = 0
+        self._outcomes: Sequence[Any] = ()  # those of the current piece, of which `_at` is next
+        self._at = self._stop = 0
         self._n_put = self._n_arrived = self._n_given = 0
         self._n_sleeping = self._n_getting = self._n_turns = 0
         self._is_ended = self._is_closed = False
@@ -177,11 +173,15 @@ class TaskStream(Iterator[Any]):
         Exception
             What the item raised, if errors are not asked for as results; the next call goes on behind it.
         """
-        return self._next(timeout, lambda: self.n_outstanding == 0)
+        with self._lock:
+            value = self._pop()
+        if type(value) in _SPECIAL:
+            return self._next(value, timeout, lambda: self.n_outstanding == 0)
+        return value
 
     def __next__(self) -> Any:
         try:
-            return self._next(None, lambda: self.n_outstanding == 0 and (self._is_ended or self._is_closed))
+            return self._next(_NOTHING, None, lambda: self.n_outstanding == 0 and (self._is_ended or self._is_closed))
         except queue.Empty:
             raise StopIteration from None
 
@@ -198,7 +198,7 @@ class TaskStream(Iterator[Any]):
                     break
             if not values:  # a failure, or a handle, is first
                 try:
-                    values = [self._next(0, lambda: True)]
+                    values = [self._next(_NOTHING, 0, lambda: True)]
                 except queue.Empty:  # what was ready is skipped
                     break
             results += values
@@ -261,54 +261,56 @@ class TaskStream(Iterator[Any]):
 
     # ---- results -----------------------------------------------------------------------------------------------------
 
-    def _next(self, timeout: float | None, is_over: Callable[[], bool]) -> Any:
-        """Return the next result; ``queue.Empty`` if ``is_over()`` or `timeout` has passed."""
-        self._see_to_keeper()
+    def _next(self, value: Any, timeout: float | None, is_over: Callable[[], bool]) -> Any:
+        """Return the next result; `value` is what `_pop` gave. ``queue.Empty`` if ``is_over()``, or `timeout` has passed."""
         while True:
-            with self._changed:
-                value = self._pop()
             if value is _NOTHING:
+                self._see_to_keeper()
                 value = self._wait_for_value(timeout, is_over)
             kind = type(value)
-            if kind is _Failed:
-                if type(value.item) is InputError:
-                    raise value.error
-                value = self._on_failure(value.position, value.item, value.error, value.worker_id)
-                if value is SKIP:
-                    continue
-            return self._on_value(value) if kind is StreamHandle else value
+            if kind is not FailedItem:
+                return self._on_value(value) if kind is StreamHandle else value
+            if type(value.item) is InputError:
+                raise value.error
+            value = self._on_failure(value.position, value.item, value.error, value.worker_id)
+            if value is not SKIP:
+                return value
+            value = _NOTHING
 
     def _pop(self) -> Any:
         """Take the next result, if it is ready; `_changed` is held."""
-        if not self._has_ready():
-            return _NOTHING
-        assert self._current is not None
-        arrival, items = self._current
-        value = arrival.outcomes[self._at]
-        self._at += 1
+        at = self._at
+        if at >= self._stop:
+            if not self._has_ready():
+                return _NOTHING
+            at = 0
+        value = self._outcomes[at]
+        self._at = at + 1
         self._n_given += 1
         if type(value) is Failure:
-            return _Failed(arrival.start + self._at - 1, items[self._at - 1], value.error, arrival.worker_id)
+            assert self._current is not None
+            arrival, items = self._current
+            return FailedItem(arrival.start + at, items[at], value.error, arrival.worker_id)
         return value
 
     def _has_ready(self) -> bool:
         """Bring the next result to hand; `_changed` is held."""
-        if self._current is not None and self._at < len(self._current[0].outcomes):
+        if self._at < self._stop:
             return True
         self._at = 0
-        self._current = self._ready.popleft() if self._ready else None
-        return self._current is not None
+        if not self._ready:
+            self._current, self._outcomes, self._stop = None, (), 0
+            return False
+        self._current = self._ready.popleft()
+        self._outcomes = self._current[0].outcomes
+        self._stop = len(self._outcomes)
+        return True
 
     def _pop_plain(self, n_items: int | None) -> list[Any]:
         """Take results up to the end of the piece at hand, if it has no failures; `_changed` is held."""
-        if not self._has_ready():
+        if not self._has_ready() or (self._current is not None and self._current[0].has_failures):
             return []
-        assert self._current is not None
-        arrival, _ = self._current
-        stop = len(arrival.outcomes) if n_items is None else self._at + n_items
-        if arrival.has_failures:
-            return []
-        values = list(arrival.outcomes[self._at : stop])
+        values = list(self._outcomes[self._at : None if n_items is None else self._at + n_items])
         if StreamHandle in set(map(type, values)):
             return []
         self._at += len(values)
@@ -316,8 +318,7 @@ class TaskStream(Iterator[Any]):
         return values
 
     def _n_ready(self) -> int:
-        pieces = sum(len(arrival.outcomes) for arrival, _ in self._ready)
-        return pieces + (len(self._current[0].outcomes) - self._at if self._current is not None else 0)
+        return sum(len(arrival.outcomes) for arrival, _ in self._ready) + self._stop - self._at
 
     def _wait_for_value(self, timeout: float | None, is_over: Callable[[], bool]) -> Any:
         """Feed, turn the engine and take in, or sleep while another thread does, until a result is ready."""

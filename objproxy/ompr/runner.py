@@ -218,8 +218,9 @@ class OMPRunner:
         Exception
             What ``process`` raised, with ``raise_rww_exception=True``; what an iterable of tasks raised.
         """
-        with contextlib.suppress(IndexError):
-            return self._returned.popleft()
+        if self._returned:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                return self._returned.popleft()
         try:
             return self._stream.get(None if block else 0)
         except queue.Empty:
