@@ -132,6 +132,14 @@ class BadSecondInit(RunningWorker):
         return x
 
 
+class DeadlySecondInit(BadSecondInit):
+    """Can be made once in each worker; the second time its process is lost."""
+
+    def __init__(self) -> None:
+        if current_worker().generation:
+            os._exit(7)
+
+
 class Closing(RunningWorker):
     def __init__(self, path: Path) -> None:
         self.path = path

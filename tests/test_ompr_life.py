@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import objproxy
-from objproxy import DeviceError, NotSupportedError, WorkerInitError
+from objproxy import DeviceError, NotSupportedError, PoolBrokenError, WorkerInitError
 from objproxy.ompr import OMPRException, OMPRunner, RunningWorker, simple_process
 from objproxy.ompr.report import Progress, format_progress
-from ompr_targets import BadInit, BadSecondInit, Closing, KeywordOnly, Logging, Plain, Slow, Worker
+from ompr_targets import BadInit, BadSecondInit, Closing, DeadlySecondInit, KeywordOnly, Logging, Plain, Slow, Worker
 from targets import poll_until
 
 TWO = [None] * 2
@@ -102,6 +103,24 @@ def test_a_replacement_that_cannot_be_made_fails_its_tasks_and_hangs_nobody() ->
         results = runner.get_all_results()
     assert results[:2] == [0, 1]
     assert ["the model is gone" in str(result) for result in results[2:]] == [True, True]
+
+
+def test_a_replacement_whose_constructor_kills_it_hangs_nobody() -> None:
+    options = {"max_restarts": (3, 600.0)}
+    runner = OMPRunner(DeadlySecondInit, devices=None, rww_lifetime=2, log_rww_exception=False, pool_options=options)
+    with runner:
+        runner.process([{"x": x} for x in range(1000)])
+        assert [runner.get_result(), runner.get_result()] == [0, 1]
+        # Those that were on their way are results that say so; what was still queued is told once and for all.
+        failed = iter(runner.get_result, None)
+        with pytest.raises(PoolBrokenError, match="exited with code 7"):
+            consume(failed)
+
+
+def consume(failed: Iterator[OMPRException]) -> None:
+    """Check every failure until the runner itself fails."""
+    for exception in failed:
+        assert isinstance(exception.__cause__, PoolBrokenError)
 
 
 def test_what_is_no_class_of_workers_is_refused() -> None:

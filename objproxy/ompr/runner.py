@@ -21,9 +21,9 @@ from objproxy.ompr.worker import Host, RunningWorker
 
 __all__ = ["OMPRException", "OMPRunner", "RunningWorker"]
 
-#: A worker may die this often before it is given up. Each of these deaths ends a task, whose reruns are bounded; this bound is
-#: for a constructor that kills its process.
-_MAX_RESTARTS = (1000, 10.0)
+#: A worker may die this often, in so many seconds, before it is given up. Each death of a task is told by its result, and
+#: reruns are bounded; this bound is for a constructor that kills its process each time: a large number in a long time.
+_MAX_RESTARTS = (1000, 600.0)
 
 #: Seconds between two reports for ``report_interval="auto"``: usually, and with a log level of at most DEBUG.
 _AUTO_INTERVAL, _AUTO_DEBUG_INTERVAL = 30.0, 10.0
