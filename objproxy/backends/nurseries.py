@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import importlib
 import os
 import signal
 import socket
@@ -146,6 +148,7 @@ def _make_nursery(start_method: str) -> PoolNursery:
 
 def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     owner = os.getpid()
+    importlib.import_module("objproxy._worker.loop")  # here, once for the program, not in every worker of every pool
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
             stream.flush()  # what stands in the buffer would be written once more by every worker
@@ -155,6 +158,8 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     finally:
         segments.is_forking_own_child = False
     if not pid:
+        # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
+        gc.freeze()
         atexit._clear()  # the program's own exit functions are not the workers'
         ours.close()
         os.setpgid(0, 0)
