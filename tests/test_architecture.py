@@ -46,7 +46,7 @@ ALLOWED = {
 }
 
 #: Rooms that speak another library's language, and the modules whose names they may use.
-FACES = ("objproxy.mtasklite", "objproxy.ompr", "objproxy.workercontext")
+FACES = ("objproxy.mpire", "objproxy.mtasklite", "objproxy.ompr", "objproxy.workercontext")
 PUBLIC = ("objproxy", "objproxy.devices", "objproxy.reductions")
 
 

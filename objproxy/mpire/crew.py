@@ -125,6 +125,13 @@ class Crew:
             assert self._functions is not None
             self._end(session, self._functions)
 
+    def leave(self) -> None:
+        """End the workers: politely if they have nothing to do, else now."""
+        if self._running is None and self._session is not None and self._session.is_idle and self._session.is_usable:
+            self.finish(keep_alive=False)
+        else:
+            self.terminate()
+
     def terminate(self) -> None:
         """End the workers now."""
         self._drop(self._session)

@@ -399,9 +399,16 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(self, *_exc_info: object) -> None:
-        """End the workers now; wait for the results of `apply_async`, or call `stop_and_join`, before the block ends."""
-        self.terminate()
+    def __exit__(self, exc_type: type[BaseException] | None, *_exc_info: object) -> None:
+        """End the workers.
+
+        Workers that have nothing to do run their ``worker_exit``. Tasks of `apply_async` without a result are ended: get their
+        results, or call `stop_and_join`, before the block ends. Left by an exception, everything ends at once.
+        """
+        if exc_type is None:
+            self._crew.leave()
+        else:
+            self._crew.terminate()
 
     def __repr__(self) -> str:
         return f"<WorkerPool of {self.pool_params.n_jobs} jobs, {self.pool_params.start_method}>"

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from types import FunctionType
 from typing import Any
 
-from objproxy import ProxyPool, WorkerDiedError, WorkerInitError
+from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
 from objproxy.mpire.insights import make_insights
@@ -60,6 +60,8 @@ class Session:
         self._kept: OrderedDict[Callable[..., Any], Any] = OrderedDict()
         self._free = deque(range(params.n_workers))
         self._pending: set[Future[Any]] = set()
+        self._is_broken = False
+        self._methods: dict[tuple[int, float | None], Any] = {}
         self._first_task = self.task(functions)
         self._first_handle: Any = None
         self._pool = self._start(params)
@@ -162,8 +164,13 @@ class Session:
 
     @property
     def is_usable(self) -> bool:
-        """Whether this process owns the workers, and not all of them were given up."""
-        return self.is_owned and any(worker.state != "quarantined" for worker in self._pool.workers)
+        """Whether this process owns the workers, and nobody was told that all of them were given up."""
+        return self.is_owned and not self._is_broken
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of `submit` is on its way."""
+        return not self._pending
 
     def limit_of(self, timeout: float | None) -> float | None:
         """Return a time limit for a method; a thread keeps its limits itself, as well as it can."""
@@ -240,11 +247,10 @@ class Session:
         if worker_id is None:
             return self.unpack(self.submit(functions, args, kwargs).result())
         try:
-            method: Any = self._pool[worker_id].call
-            limit = self.limit_of(functions.task_timeout)
-            if limit is not None:
-                method = method.options(timeout=limit)
-            return self.unpack(method(handle, args, kwargs))
+            return self.unpack(self._call_on(worker_id, functions.task_timeout)(handle, args, kwargs))
+        except PoolBrokenError:
+            self._is_broken = True
+            raise
         except WorkerDiedError as exc:
             if exc.started:
                 raise
@@ -252,13 +258,31 @@ class Session:
         finally:
             self._free.append(worker_id)
 
+    def _call_on(self, worker_id: int, timeout: float | None) -> Any:
+        """Return the method that calls a function on one worker; making it would take as long as the call."""
+        method = self._methods.get((worker_id, timeout))
+        if method is None:
+            instance: Any = self._pool[worker_id]
+            method = instance.call.options(timeout=self.limit_of(timeout))
+            self._methods[worker_id, timeout] = method
+        return method
+
     def submit(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Have a function called in a worker that is free; return a future."""
         limit = self.limit_of(functions.task_timeout)
-        future: Future[Any] = self._pool.call.options(timeout=limit).submit(self._keep(functions), args, kwargs)
+        try:
+            future: Future[Any] = self._pool.call.options(timeout=limit).submit(self._keep(functions), args, kwargs)
+        except PoolBrokenError:
+            self._is_broken = True
+            raise
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        future.add_done_callback(self._note_end)
         return future
+
+    def _note_end(self, future: Future[Any]) -> None:
+        self._pending.discard(future)
+        if not future.cancelled() and isinstance(future.exception(), PoolBrokenError):
+            self._is_broken = True
 
     def _keep(self, functions: Functions) -> Any:
         """Return what stands for a function in a call.

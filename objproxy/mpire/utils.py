@@ -36,7 +36,7 @@ def length_of(iterable: Any, iterable_len: int | None = None) -> int | None:
         return iterable_len
     try:
         return len(iterable)
-    except TypeError:
+    except (TypeError, OverflowError):  # it has none; it is longer than an int of the machine can tell
         return None
 
 

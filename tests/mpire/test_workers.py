@@ -12,6 +12,7 @@ import pytest
 
 import mpire_targets as targets
 from mpire_ways import MakePool, every_method, every_process
+from objproxy import PoolBrokenError, WorkerDiedError
 from objproxy.mpire import WorkerPool, cpu_count
 from objproxy.mpire.context import ThreadingContext
 from targets import Gate
@@ -296,3 +297,26 @@ def test_parameters_are_checked_before_anything_starts(
         make_pool().map(targets.square, [1], **options)
     with pytest.raises(TypeError, match="expected an iterable"):
         make_pool().map(targets.square, 5)
+
+
+def test_leaving_the_block_runs_the_exit_function_of_workers_that_stayed(make_any: MakePool) -> None:
+    with make_any(2, keep_alive=True) as pool:
+        pool.map(targets.square, [1], worker_exit=targets.say_bye)
+        assert pool.get_exit_results() == []
+    assert pool.get_exit_results() == ["bye", "bye"]
+    with pytest.raises(LookupError, match="on purpose"), make_any(2, keep_alive=True) as pool:  # noqa: PT012
+        pool.map(targets.square, [1], worker_exit=targets.say_bye)
+        raise LookupError("on purpose")
+    assert pool.get_exit_results() == []
+
+
+def test_workers_that_were_all_given_up_are_replaced_for_the_next_call(
+    make_process: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies again and again is given up; the pool says so once, and then begins anew."""
+    monkeypatch.setattr("objproxy.mpire.session._MAX_RESTARTS", (1, 600.0))
+    pool = make_process(1)
+    for error in (WorkerDiedError, WorkerDiedError, PoolBrokenError):
+        with pytest.raises(error):
+            pool.apply(targets.exit_at, 3)
+    assert pool.apply(targets.square, 3) == 9
