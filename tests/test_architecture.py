@@ -47,7 +47,7 @@ ALLOWED = {
 
 #: Rooms that speak another library's language, and the modules whose names they may use.
 FACES = ("objproxy.mpire", "objproxy.mtasklite", "objproxy.ompr", "objproxy.workercontext")
-PUBLIC = ("objproxy", "objproxy.devices", "objproxy.reductions")
+PUBLIC = ("objproxy", "objproxy.devices", "objproxy.insights", "objproxy.progress", "objproxy.reductions")
 
 
 def _name(path: Path) -> str:
