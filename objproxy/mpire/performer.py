@@ -91,6 +91,10 @@ class Noted(NamedTuple):
     slow: tuple[tuple[float, str], ...]
 
 
+class UnknownTaskError(LookupError):
+    """A worker was asked for a function by a number that it does not know; it is another worker than the one that does."""
+
+
 class Performer:
     """Runs the functions of one worker.
 
@@ -112,6 +116,7 @@ class Performer:
         )
         self._task: Task | None = None
         self._function: Callable[..., Any] = _no_function
+        self._known: dict[int, Task] = {}
         self._n_done = 0
         self._slowest: list[float] = []
 
@@ -160,8 +165,17 @@ class Performer:
         """Run the function for several items."""
         return [self.run_noted(task, item) for item in items]
 
-    def call(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a function with its arguments as they are given."""
+    def call_known(self, number: int, *args: Any) -> Any:
+        """Call a function that this worker was sent before, under this number; a message of plain values is the fastest."""
+        task = self._known.get(number)
+        if task is None:
+            raise UnknownTaskError(number)
+        return self.call(task, args, {})
+
+    def call(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any], number: int | None = None) -> Any:
+        """Call a function with its arguments as they are given; keep it under a number."""
+        if number is not None:
+            self._known[number] = task
         began = time.perf_counter()
         self._n_done += 1
         try:

@@ -91,6 +91,8 @@ class WorkerPool:
         )
         self.ctx = find_context(start_method)
         self._crew = Crew(self.pool_params)
+        self._last_functions: Functions | None = None  # of `apply`
+        self._last_others: tuple[Any, ...] = ()
 
     # ---- settings ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +357,11 @@ class WorkerPool:
         Exception
             What the function raised. The pool goes on, and so it does after a time-out or the death of the worker.
         """
-        functions = Functions(func, worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
+        functions = self._last_functions  # to check the same again would take a fifth of the call
+        others = (worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
+        if functions is None or functions.func is not func or others != self._last_others:
+            functions = self._last_functions = Functions(func, *others)
+            self._last_others = others
         arguments, names = _split_arguments(args, kwargs)
         session = self._crew.obtain_for_apply(functions)
         if callback is not None or error_callback is not None:

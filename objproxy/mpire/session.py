@@ -7,14 +7,14 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
 from objproxy.mpire.insights import make_insights
-from objproxy.mpire.performer import N_SLOWEST, Noted, Performer, Setup, Task
+from objproxy.mpire.performer import N_SLOWEST, Noted, Performer, Setup, Task, UnknownTaskError
 
 #: A task of a user may kill its worker often before the worker is given up; a map ends with the first death anyway.
 _MAX_RESTARTS = (20, 5.0)
@@ -22,8 +22,9 @@ _MAX_RESTARTS = (20, 5.0)
 #: For a worker that is started anew: what its process may take to come up, besides its ``worker_init``.
 _START_SECONDS = 30.0
 
-#: Functions that `apply` keeps with the workers.
+#: Functions that `apply` keeps with the workers: by handles, the latest, and by numbers, the first.
 _MAX_KEPT = 32
+_MAX_NUMBERED = 128
 
 
 class Session:
@@ -61,7 +62,10 @@ class Session:
         self._free = deque(range(params.n_workers))
         self._pending: set[Future[Any]] = set()
         self._is_broken = False
-        self._methods: dict[tuple[int, float | None], Any] = {}
+        self._n_maps = 0
+        self._methods: dict[tuple[int, str, float | None], Any] = {}
+        self._numbers: dict[Callable[..., Any], int] = {}  # by which workers know functions of `call`
+        self._taught: set[tuple[int, int | None]] = set()  # which worker knows which
         self._first_task = self.task(functions)
         self._first_handle: Any = None
         self._pool = self._start(params)
@@ -191,13 +195,17 @@ class Session:
     def carrying(self, functions: Functions) -> Iterator[Any]:
         """Give what stands for a function in calls, as long as the block runs."""
         task = self.task(functions)
-        if self._is_thread:
-            yield task
-        elif self._first_handle is not None and task == self._first_task:
-            yield self._first_handle
-        else:
-            with self._pool.put(task) as handle:
-                yield handle
+        self._n_maps += 1
+        try:
+            if self._is_thread:
+                yield task
+            elif self._first_handle is not None and task == self._first_task:
+                yield self._first_handle
+            else:
+                with self._pool.put(task) as handle:
+                    yield handle
+        finally:
+            self._n_maps -= 1
 
     def method(self, **options: Any) -> Any:
         """Return the method that runs one item, with options."""
@@ -239,15 +247,11 @@ class Session:
 
     def call(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function in a worker that is free, and wait for its result."""
-        handle = self._keep(functions)
-        try:
-            worker_id = self._free.popleft() if not self._pending else None
-        except IndexError:
-            worker_id = None
+        worker_id = self._take_free()
         if worker_id is None:
             return self.unpack(self.submit(functions, args, kwargs).result())
         try:
-            return self.unpack(self._call_on(worker_id, functions.task_timeout)(handle, args, kwargs))
+            return self.unpack(self._call_on(worker_id, functions, args, kwargs))
         except PoolBrokenError:
             self._is_broken = True
             raise
@@ -258,13 +262,41 @@ class Session:
         finally:
             self._free.append(worker_id)
 
-    def _call_on(self, worker_id: int, timeout: float | None) -> Any:
-        """Return the method that calls a function on one worker; making it would take as long as the call."""
-        method = self._methods.get((worker_id, timeout))
+    def _take_free(self) -> int | None:
+        """Return a worker that has nothing to do, as far as that is known here; None if there is none."""
+        if self._pending or self._n_maps:
+            return None
+        try:
+            return self._free.popleft()
+        except IndexError:
+            return None
+
+    def _call_on(self, worker_id: int, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function in one worker, which knows it by a number from the second time on."""
+        timeout, number = functions.task_timeout, self._number_of(functions.func)
+        if (worker_id, number) in self._taught and not kwargs:
+            try:
+                return self._method_on(worker_id, "call_known", timeout)(number, *args)
+            except UnknownTaskError:  # the worker was replaced
+                pass
+        result = self._method_on(worker_id, "call", timeout)(self._keep(functions), args, kwargs, number)
+        if number is not None:
+            self._taught.add((worker_id, number))
+        return result
+
+    def _number_of(self, function: Callable[..., Any]) -> int | None:
+        """Return the number by which workers know a function; None if they shall be sent it each time."""
+        number = self._numbers.get(function) if is_constant(function) else None
+        if number is None and not self._is_thread and len(self._numbers) < _MAX_NUMBERED and is_constant(function):
+            number = self._numbers[function] = len(self._numbers)
+        return number
+
+    def _method_on(self, worker_id: int, name: str, timeout: float | None) -> Any:
+        """Return a method of one worker, which is made once: that takes as long as a call."""
+        method = self._methods.get((worker_id, name, timeout))
         if method is None:
-            instance: Any = self._pool[worker_id]
-            method = instance.call.options(timeout=self.limit_of(timeout))
-            self._methods[worker_id, timeout] = method
+            method = getattr(self._pool[worker_id], name).options(timeout=self.limit_of(timeout))
+            self._methods[worker_id, name, timeout] = method
         return method
 
     def submit(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
@@ -290,8 +322,9 @@ class Session:
         One that has to travel by value, which takes longer than the call, is sent once and kept, unless it encloses something
         that may change.
         """
-        function, task = functions.func, self.task(functions)
-        if self._is_thread or not _is_fixed(function):
+        function = functions.func
+        task = self.task(functions)._replace(worker_exit=self.functions.worker_exit)
+        if self._is_thread or not is_constant(function) or not _goes_by_value(function):
             return task
         handle = self._kept.pop(function, None)
         if handle is None:
@@ -302,8 +335,11 @@ class Session:
         return handle
 
 
-def _is_fixed(function: Callable[..., Any]) -> bool:
-    """Whether a function travels by value, and is the same every time."""
-    if not isinstance(function, FunctionType) or function.__closure__:
-        return False
+def is_constant(function: Callable[..., Any]) -> bool:
+    """Whether a function is the same every time it is sent: a plain one that encloses nothing."""
+    kind = type(function)
+    return (kind is FunctionType and not function.__closure__) or kind is BuiltinFunctionType
+
+
+def _goes_by_value(function: Callable[..., Any]) -> bool:
     return function.__module__ == "__main__" or "<" in function.__qualname__

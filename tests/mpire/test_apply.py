@@ -57,7 +57,16 @@ def test_functions_without_a_name_are_new_each_time(make_process: MakePool) -> N
     for n in range(3):
         calls["n"] = n
         assert pool.apply(count) == n
-    assert [pool.apply(lambda x: x + 1, 4) for _ in range(40)] == [5] * 40
+    assert [pool.apply(lambda x: x + 1, 4) for _ in range(150)] == [5] * 150
+
+
+def test_a_replaced_worker_is_told_the_functions_again(make_process: MakePool) -> None:
+    pool = make_process(1)
+    for _ in range(2):
+        assert [pool.apply(targets.square, x) for x in range(3)] == [0, 1, 4]
+        assert pool.apply(targets.add, (1,), {"b": 2}) == 3
+        with pytest.raises(RuntimeError):
+            pool.apply(targets.exit_at, 3)
 
 
 def test_callbacks_run_before_the_result_is_given(make_any: MakePool) -> None:
