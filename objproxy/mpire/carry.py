@@ -44,6 +44,9 @@ class Inherited:
         """Keep it no longer for workers to come."""
         _inherited.pop(self._key, None)
 
+    def __del__(self) -> None:
+        self.close()  # of a pool that was forgotten without being closed
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _take, (self._key,)
 
