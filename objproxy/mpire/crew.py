@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from objproxy.insights import Insights
 from objproxy.mpire.checks import Functions, MapParams, PoolParams
 from objproxy.mpire.maps import MapRun
 from objproxy.mpire.session import Session
@@ -38,18 +39,20 @@ class Crew:
         self._functions: Functions | None = None  # whose worker_exit is for workers that end from now on
         self._running: MapParams | None = None
         self._running_name = ""
-        self._lock = threading.RLock()  # several threads may start workers for an apply
+        self._lock = threading.RLock()  # several threads may start workers, or a map
 
     @property
     def exit_results(self) -> list[Any]:
         """What ``worker_exit`` returned in the workers that were started last."""
         return [] if self._last is None else self._last.exit_results
 
-    def insights(self) -> dict[str, Any]:
-        """Return where the time of the workers went that were started last; nothing unless that was asked for."""
-        if self._last is None or not self._params.enable_insights:
-            return {}
-        return self._last.insights()
+    def insights(self) -> Insights | None:
+        """Return where the time of the workers went that were started last; None unless that was asked for."""
+        return None if self._last is None or not self._params.enable_insights else self._last.insights()
+
+    def insights_dict(self) -> dict[str, Any]:
+        """Return the same as MPIRE's users know it."""
+        return {} if self._last is None or not self._params.enable_insights else self._last.insights_dict()
 
     @contextlib.contextmanager
     def running_map(self, name: str, functions: Functions, params: MapParams) -> Iterator[MapRun]:
@@ -57,9 +60,10 @@ class Crew:
 
         Left by an exception, the workers are ended at once: nothing of a failed map goes on.
         """
-        if self._running is not None:
-            raise RuntimeError(f"Cannot call {name!r} while another {self._running_name!r} is running")
-        self._running, self._running_name = params, name
+        with self._lock:
+            if self._running is not None:
+                raise RuntimeError(f"Cannot call {name!r} while another {self._running_name!r} is running")
+            self._running, self._running_name = params, name
         session: Session | None = None
         try:
             session = self._obtain(functions, params.worker_lifespan)

@@ -72,6 +72,9 @@ class Task(NamedTuple):
     limit: float | None = None
     is_timed: bool = False
 
+    def __repr__(self) -> str:
+        return "<task>"  # without a comma: `insights.in_users_words` cuts it off
+
 
 class Noted(NamedTuple):
     """The result of a task, with more that the worker has to tell.

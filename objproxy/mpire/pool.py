@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from objproxy.insights import Insights
 from objproxy.mpire.async_result import AsyncResult
 from objproxy.mpire.checks import Functions, MapParams, PoolParams
 from objproxy.mpire.context import DEFAULT_START_METHOD, find_context
@@ -427,6 +428,13 @@ class WorkerPool:
 
     def get_insights(self) -> dict[str, Any]:
         """Return where the time of the workers went; an empty dict unless ``enable_insights``."""
+        return self._crew.insights_dict()
+
+    def insights(self) -> Insights | None:
+        """Return where the time of the workers went, as `objproxy.ProxyPool.insights` does; None unless ``enable_insights``.
+
+        Its ``save_image`` and ``save_trace`` draw the time line of the workers.
+        """
         return self._crew.insights()
 
     def print_insights(self) -> None:

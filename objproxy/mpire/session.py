@@ -11,9 +11,10 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
+from objproxy.insights import Insights
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
-from objproxy.mpire.insights import make_insights
+from objproxy.mpire.insights import in_users_words, make_insights
 from objproxy.mpire.performer import N_SLOWEST, Noted, Performer, Setup, Task, UnknownTaskError
 
 #: A task of a user may kill its worker often before the worker is given up; a map ends with the first death anyway.
@@ -180,8 +181,12 @@ class Session:
         """Return a time limit for a method; a thread keeps its limits itself, as well as it can."""
         return None if self._is_thread else timeout
 
-    def insights(self) -> dict[str, Any]:
-        """Return where the time of the workers went, and the slowest tasks."""
+    def insights(self) -> Insights:
+        """Return where the time of the workers went, in the users' words."""
+        return in_users_words(self._pool.insights())
+
+    def insights_dict(self) -> dict[str, Any]:
+        """Return the same as MPIRE's users know it, with the slowest tasks."""
         return make_insights(self._pool.insights(), self.n_joined, self.slowest)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,21 @@ def test_insights_have_29_entries(make_any: MakePool, order_tasks: bool) -> None
     assert sum(insights[f"{part}_ratio"] for part in PARTS) == pytest.approx(1, abs=1e-4)
 
 
+def test_the_time_line_is_that_of_tasks(make_any: MakePool, tmp_path: Path) -> None:
+    pool = make_any(enable_insights=True)
+    pool.map(targets.sleep, [0.0, 0.1, 0.0], chunk_size=1, worker_init=lambda: None, worker_exit=lambda: None)
+    insights = pool.insights()
+    assert insights is not None
+    counts = dict.fromkeys(("worker_init", "task", "worker_exit"), 0)
+    for span in insights.timeline:
+        if span.kind == "call":
+            counts[span.method] += span.n_items
+    assert counts == {"worker_init": 2, "task": 3, "worker_exit": 2}
+    assert (insights.slowest[0].method, insights.slowest[0].arguments) == ("task", "0.1")
+    insights.save_trace(tmp_path / "trace.json")
+    assert "worker_exit" in (tmp_path / "trace.json").read_text()
+
+
 def test_insights_are_printed(make_pool: MakePool, capsys: pytest.CaptureFixture[str]) -> None:
     pool = make_pool(enable_insights=True)
     pool.print_insights()
@@ -80,6 +96,7 @@ def test_without_insights_there_are_none(make_pool: MakePool) -> None:
     pool = make_pool()
     pool.map(targets.square, [1])
     assert pool.get_insights() == {}
+    assert pool.insights() is None
 
 
 def test_insights_can_be_read_while_an_imap_runs(make_pool: MakePool) -> None:
