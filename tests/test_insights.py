@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from objproxy import ProxyPool, WorkerDiedError, WorkerInitError
+from objproxy._engine import messages as m
+from objproxy.backends.base import WorkerInfo
 from objproxy.insights import PARTS, Insights, Span
+from objproxy.startup import StartUpBar
 from targets import Gate
 
 
@@ -48,7 +51,7 @@ def seen() -> Insights:
     pool = ProxyPool(Work, worker_count=2, init_args=(0.05,), timeline=True)
     with pool:
         pool.spin.map([0.001] * 20, itertools.repeat("short"))
-        pool.spin([0.2, 0.01], tag=["long", "not"], map_args=True)
+        pool.spin([0.4, 0.01], tag=["long", "not"], map_args=True)
         with pytest.raises(WorkerDiedError):
             pool[1].exit()
         pool.wait_ready()
@@ -73,15 +76,15 @@ def test_every_part_of_a_workers_time_is_told(seen: Insights) -> None:
     for worker in seen.workers:
         assert worker.init >= 0.05
         assert all(getattr(worker, part) >= 0 for part in PARTS)
-    assert seen.total("working") >= 0.02 + 0.2 + 0.01 + 0.02
+    assert seen.total("working") >= 0.02 + 0.4 + 0.01 + 0.02
     assert sum(map(seen.ratio, PARTS)) == pytest.approx(1)
     assert seen.working_ratio == seen.ratio("working")
 
 
 def test_slowest_items_are_told_with_their_arguments(seen: Insights) -> None:
     slowest = seen.slowest[0]
-    assert (slowest.method, slowest.item, slowest.arguments) == ("spin", 0, "0.2, tag='long'")
-    assert slowest.seconds >= 0.2
+    assert (slowest.method, slowest.item, slowest.arguments) == ("spin", 0, "0.4, tag='long'")
+    assert slowest.seconds >= 0.4
     assert [item.seconds for item in seen.slowest] == sorted((item.seconds for item in seen.slowest), reverse=True)
     assert len(seen.slowest) == 5
 
@@ -118,7 +121,7 @@ def test_they_are_a_record_of_plain_values(seen: Insights) -> None:
 def test_the_report_tells_all_of_it(seen: Insights) -> None:
     report = str(seen)
     assert re.search(r"worker 0( +[\d.]+ s){5} +\d+", report)
-    assert "spin(0.2, tag='long'), item 0" in report
+    assert "spin(0.4, tag='long'), item 0" in report
     assert all(len(line) <= 128 for line in report.splitlines()[:5])
 
 
@@ -186,8 +189,8 @@ def test_arguments_that_cannot_be_shown_do_no_harm() -> None:
 Make = Callable[[str], Gate]
 
 
-@pytest.mark.slow
-def test_slow_constructors_have_a_bar(gates: Make) -> None:
+def test_slow_constructors_have_a_bar(gates: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objproxy.startup._PATIENCE_SECONDS", 0.0)
     gate, told = gates("go"), []
 
     def note(done: int, total: int) -> None:
@@ -199,23 +202,29 @@ def test_slow_constructors_have_a_bar(gates: Make) -> None:
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 
-def test_fast_constructors_have_none() -> None:
+def test_fast_constructors_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objproxy.startup._PATIENCE_SECONDS", 600.0)
     told: list[Any] = []
     with ProxyPool(Work, worker_count=2, init_progress_bar=lambda *counts: told.append(counts)):
         pass
     assert told == []
 
 
-@pytest.mark.slow
-def test_a_bar_of_constructors_that_fail_ends(capfd: pytest.CaptureFixture[str], gates: Make) -> None:
-    class Fails:
-        def __init__(self) -> None:
-            time.sleep(1.5)
-            raise ValueError("no")
-
-    with pytest.raises(WorkerInitError):
-        ProxyPool(Fails, worker_count=1, init_progress_bar={"ncols": 80}, name="slow")
-    assert "failed: WorkerInitError" in capfd.readouterr().err
+def test_a_bar_of_constructors_that_fail_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    bar = StartUpBar({"ncols": 80}, "slow", 2)
+    bar.started(0, 0, 10.0)
+    bar.started(1, 0, 10.5)
+    bar.look(10.9)
+    assert capfd.readouterr().err == ""
+    assert bar.seconds_until_look(10.9) == pytest.approx(0.1)
+    bar.happened(m.Ready(0, 0), WorkerInfo(), 10.95)
+    bar.look(11.0)
+    bar.happened(m.InitFailed(1, 0, WorkerInitError(1, "it raised")), WorkerInfo(), 12.0)
+    shown = capfd.readouterr().err
+    assert "starting slow" in shown
+    assert "1/2" in shown
+    assert "failed: WorkerInitError" in shown
+    assert bar.seconds_until_look(12.0) is None
 
 
 def test_options_of_the_start_are_checked() -> None:

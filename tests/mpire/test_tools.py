@@ -51,15 +51,15 @@ def seconds(text: str) -> float:
 @pytest.mark.parametrize("order_tasks", [False, True])
 def test_insights_have_29_entries(make_any: MakePool, order_tasks: bool) -> None:
     pool = make_any(enable_insights=True, order_tasks=order_tasks)
-    items = [0.0, 0.0, 0.1, 0.0, 0.05] + 5 * [0.0]
+    items = [0.0, 0.0, 0.4] + 7 * [0.0]  # far above what a busy machine adds to the others
     pool.map(targets.sleep, items, chunk_size=2, worker_init=lambda: time.sleep(0.03), worker_exit=lambda: time.sleep(0.02))
     insights = pool.get_insights()
     assert insights.keys() == KEYS
     assert len(insights) == 29
     assert sum(insights["n_completed_tasks"]) == 10
-    assert insights["top_5_max_task_args"][:2] == ["Arg 0: 0.1", "Arg 0: 0.05"]
-    assert seconds(insights["top_5_max_task_durations"][0]) >= 0.1
-    assert seconds(insights["total_working_time"]) >= 0.15
+    assert insights["top_5_max_task_args"][0] == "Arg 0: 0.4"
+    assert seconds(insights["top_5_max_task_durations"][0]) >= 0.4
+    assert seconds(insights["total_working_time"]) >= 0.4
     assert all(seconds(text) >= 0.03 for text in insights["init_time"])
     assert all(seconds(text) >= 0.02 for text in insights["exit_time"])
     assert sum(insights[f"{part}_ratio"] for part in PARTS) == pytest.approx(1, abs=1e-4)
@@ -67,7 +67,7 @@ def test_insights_have_29_entries(make_any: MakePool, order_tasks: bool) -> None
 
 def test_the_time_line_is_that_of_tasks(make_any: MakePool, tmp_path: Path) -> None:
     pool = make_any(enable_insights=True)
-    pool.map(targets.sleep, [0.0, 0.1, 0.0], chunk_size=1, worker_init=lambda: None, worker_exit=lambda: None)
+    pool.map(targets.sleep, [0.0, 0.4, 0.0], chunk_size=1, worker_init=lambda: None, worker_exit=lambda: None)
     insights = pool.insights()
     assert insights is not None
     counts = dict.fromkeys(("worker_init", "task", "worker_exit"), 0)
@@ -75,7 +75,7 @@ def test_the_time_line_is_that_of_tasks(make_any: MakePool, tmp_path: Path) -> N
         if span.kind == "call":
             counts[span.method] += span.n_items
     assert counts == {"worker_init": 2, "task": 3, "worker_exit": 2}
-    assert (insights.slowest[0].method, insights.slowest[0].arguments) == ("task", "0.1")
+    assert (insights.slowest[0].method, insights.slowest[0].arguments) == ("task", "0.4")
     insights.save_trace(tmp_path / "trace.json")
     assert "worker_exit" in (tmp_path / "trace.json").read_text()
 
