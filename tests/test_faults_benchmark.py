@@ -72,6 +72,14 @@ def test_a_cell_in_words(fault: str, cell: dict[str, Any], text: str) -> None:
     assert _table.describe(FAULTS[fault], cell) == text
 
 
+@pytest.mark.parametrize("name", ["latency", "table", "soak"])
+def test_the_page_has_a_place_for_what_scripts_write(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "faults.md"
+    page.write_text((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"), encoding="utf-8")
+    write_part(page, name, "what was measured")
+    assert "what was measured" in page.read_text(encoding="utf-8")
+
+
 def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "faults.md"
     page.write_text("before\n<!-- table: begin -->\nold\n<!-- table: end -->\nafter\n")

@@ -32,6 +32,10 @@ _WEIGHTS = {
 #: Kinds that never end, drawn besides where a time limit is set.
 _HANGING = {"sleep": 4, "swallow": 2, "spin": 2, "stop": 2}
 
+#: Kinds that a way of use cannot have: errors that do not say which item they are of; exits, which end an event loop; and what
+#: cannot be sent, which ends an `aimap`.
+_LEFT_OUT = {"imap_unordered": ("lock", "unsendable"), "coroutines": ("exit",), "aimap": ("exit", "unsendable")}
+
 #: Kinds that end their worker's process.
 DEADLY = frozenset({"kill", "abort", "leave", "once", "fatal"})
 
@@ -45,6 +49,8 @@ _WAYS = {
     "imap_dropped": 2,
     "map_raising": 1,
     "futures": 5,
+    "coroutines": 2,
+    "aimap": 2,
     "broadcasts": 3,
     "instances": 2,
     "shared": 2,
@@ -56,7 +62,20 @@ _WAYS = {
 _SLOW = frozenset({"broadcasts", "instances", "streams", "journal"})
 
 #: Ways whose items may be tried again after a death.
-_RETRYING = frozenset({"map", "map_raising", "imap", "imap_unordered", "imap_dropped", "futures", "instances", "broadcasts"})
+_RETRYING = frozenset(
+    {
+        "map",
+        "map_raising",
+        "imap",
+        "imap_unordered",
+        "imap_dropped",
+        "futures",
+        "coroutines",
+        "aimap",
+        "instances",
+        "broadcasts",
+    }
+)
 
 #: Most workers of a pool.
 MAX_WORKERS = 8
@@ -192,7 +211,7 @@ def _make_waves(rng: random.Random, n_tasks: int, timeout: float) -> Iterator[Wa
     while n_left > 0:
         way = rng.choices(list(_WAYS), list(_WAYS.values()))[0]
         count = min(n_left, rng.randint(20, 400) if way not in _SLOW else rng.randint(8, 60))
-        has_limit = way in ("map", "imap", "futures") and rng.random() < 0.35
+        has_limit = way in ("map", "imap", "futures", "coroutines", "aimap") and rng.random() < 0.35
         items = tuple(_make_item(rng, way, has_limit=has_limit) for _ in range(count))
         retries = rng.choice([0, 0, 1, 2]) if way in _RETRYING else 0
         yield Wave(way, items, rng.getrandbits(32), timeout if has_limit else None, retries)
@@ -201,8 +220,8 @@ def _make_waves(rng: random.Random, n_tasks: int, timeout: float) -> Iterator[Wa
 
 def _make_item(rng: random.Random, way: str, *, has_limit: bool) -> Item:
     weights = {**_WEIGHTS, **(_HANGING if has_limit else {})}
-    if way == "imap_unordered":
-        del weights["lock"], weights["unsendable"]  # their errors do not say which item they are of
+    for left_out in _LEFT_OUT.get(way, ()):
+        del weights[left_out]
     kind = rng.choices(list(weights), list(weights.values()))[0]
     # Sizes on both sides of the one from which arrays travel through shared memory, none at all among them.
     n_elements = int(_MAX_ELEMENTS ** rng.uniform(0, 1)) - 1 if kind == "array" else 0

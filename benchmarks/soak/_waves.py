@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks.soak._ledger import Ledger, demand
 from benchmarks.soak._plan import DEADLY, MAX_WORKERS, Item, Wave
 from benchmarks.soak._subject import BIAS, SoakError
-from objproxy import PoolBrokenError, ProxyPool, SharedArray, WorkerDiedError
+from objproxy import ArgumentPickleError, PoolBrokenError, ProxyPool, SharedArray, WorkerDiedError
 
 #: Futures that are on their way at one time.
 _WINDOW = 48
@@ -61,7 +62,7 @@ def run_wave(site: Site, wave: Wave) -> None:
 
 def _method(site: Site, wave: Wave, rng: random.Random, **options: Any) -> Any:
     """Return the method with what the wave asks for."""
-    if wave.timeout is None and wave.way != "futures":
+    if wave.timeout is None and wave.way not in ("futures", "coroutines", "aimap"):
         options["chunksize"] = rng.choice([None, None, 1, 7])
     options = {"on_error": "return", "priority": rng.choice([0, 0, 1, -1]), **options}
     return site.pool.work.options(timeout=wave.timeout, retries=wave.retries, **options)
@@ -199,6 +200,43 @@ def _settle_futures(site: Site, wave: Wave, rng: random.Random, numbers: range, 
         site.ledger.settle(wave, wave.items[index], numbers[index], 0, outcome)
 
 
+def _coroutines(site: Site, wave: Wave, rng: random.Random) -> None:
+    """Await many calls at one time, and cancel a few."""
+    method = _method(site, wave, rng)
+    numbers = site.ledger.take(len(wave.items))
+
+    async def run(window: range) -> list[Any]:
+        calls = [(numbers[i], wave.items[i]) for i in window]
+        tasks = [asyncio.ensure_future(method.aio(number, item.kind, item.make_payload(number))) for number, item in calls]
+        await asyncio.sleep(rng.choice([0, 0.01]))
+        for task in tasks:
+            if rng.random() < 0.04:
+                task.cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for start in range(0, len(numbers), _WINDOW):
+        window = range(start, min(start + _WINDOW, len(numbers)))
+        for index, outcome in zip(window, asyncio.run(run(window)), strict=True):
+            if isinstance(outcome, asyncio.CancelledError):
+                site.ledger.cancel([numbers[index]], 1 + wave.retries)
+            else:
+                place = None if isinstance(outcome, ArgumentPickleError) else 0
+                site.ledger.settle(wave, wave.items[index], numbers[index], place, outcome)
+
+
+def _aimap(site: Site, wave: Wave, rng: random.Random) -> None:
+    numbers = site.ledger.take(len(wave.items))
+
+    async def run() -> list[Any]:
+        results = _method(site, wave, rng, buffersize=rng.choice([None, 1, 20])).aimap(*_arguments(wave, numbers))
+        return [outcome async for outcome in results]
+
+    outcomes = asyncio.run(run())
+    demand(len(outcomes) == len(numbers), f"an aimap of {len(numbers)} items has {len(outcomes)} outcomes")
+    for index, outcome in enumerate(outcomes):
+        site.ledger.settle(wave, wave.items[index], numbers[index], 0, outcome)
+
+
 def _broadcasts(site: Site, wave: Wave, rng: random.Random) -> None:
     """Call every instance; each answers for itself, though one of them fails or dies."""
     everywhere = site.pool.everywhere.options(return_exceptions=True, stack_results=False, retries=wave.retries)
@@ -325,6 +363,8 @@ _WAYS: dict[str, Callable[[Site, Wave, random.Random], None]] = {
     "imap_unordered": _imap_unordered,
     "imap_dropped": _imap_dropped,
     "futures": _futures,
+    "coroutines": _coroutines,
+    "aimap": _aimap,
     "broadcasts": _broadcasts,
     "instances": _instances,
     "shared": _shared,
