@@ -23,6 +23,7 @@ import functools
 import json
 import random
 import statistics
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -59,6 +60,8 @@ def main() -> None:
     """Run rounds until the time is up, print a line for each, and write a report."""
     options = _parse()
     print(f"seed {options.seed}; {'; '.join(f'{key}: {value}' for key, value in machine_facts().items())}", flush=True)
+    if options.switch_interval:
+        sys.setswitchinterval(options.switch_interval)
     _census.begin()
     before, began, reports = _warm_up(options), time.monotonic(), []
     number = 0
@@ -87,6 +90,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="from which all rounds follow")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin rounds for so long; at least one")
     parser.add_argument("--timeout", type=float, default=1.0, help="seconds for an item, in waves that have a limit")
+    parser.add_argument("--switch-interval", type=float, help="seconds between switches of threads; 1e-6 looks for races")
     parser.add_argument("--replay", action="store_true", help="the seed is that of one round: do it again")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for soak.json")
     parser.add_argument("--page", type=Path, help="page into which the report is written, for instance docs/faults.md")
