@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         WorkerDiedError,
         WorkerInitError,
     )
-    from objproxy.parallel import ParallelCall, ParallelFunction, parallelise
     from objproxy.ompr.helpers import OMPRException
     from objproxy.ompr.runner import OMPRunner
     from objproxy.ompr.simple import simple_process
     from objproxy.ompr.worker import RunningWorker
+    from objproxy.parallel import ParallelCall, ParallelFunction, parallelise
     from objproxy.proxy import ProxyPool
     from objproxy.shared import SharedArray, SharedValue
     from objproxy.sharing_names import SharedArrayWrapper, Unpacker, iterlen, lenrepeat, lenzip, unpack

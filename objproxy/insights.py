@@ -10,6 +10,8 @@ from typing import Any
 
 from objproxy._worker.platform import resident_bytes
 
+__all__ = ["Insights", "MethodTotal", "PARTS", "SlowItem", "Span", "WorkerInsights", "WorkerView"]  # noqa: RUF022
+
 #: What the time of a worker is made of.
 PARTS = ("start_up", "init", "waiting", "working", "exit")
 

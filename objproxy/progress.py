@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+__all__ = ["Progress", "STYLES"]  # noqa: RUF022
+
 #: Names of the ways to draw a bar.
 STYLES = ("std", "rich", "notebook")
 

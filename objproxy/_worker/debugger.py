@@ -65,6 +65,8 @@ def _make_debugger(terminal: Terminal, worker: Worker) -> Any:
     import pdb
 
     class Debugger(pdb.Pdb):
+        """Gives the terminal back when it lets the task go on."""
+
         def set_continue(self) -> None:
             super().set_continue()
             terminal.leave()
