@@ -13,10 +13,13 @@ EXTRAS = {
     "test": [
         "hypothesis>=6.100",
         "ipykernel>=6.29",
+        "ipywidgets>=8",
         "mypy>=1.13",
         "nbclient>=0.10",
+        "pandas>=2",
         "psutil>=5.9",
         "pytest>=9",
+        "rich>=13",
         "ruff>=0.8",
         "threadpoolctl>=3.5",
         *EXAMPLES,  # a test runs every example

@@ -66,7 +66,8 @@ def test_batches_are_of_the_kind_of_what_is_cut(data: Any, expected: list[Any]) 
 
 
 def test_frames_are_cut_by_rows_whatever_their_labels() -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas  # slow to load, and needed here alone
+
     frame = pandas.DataFrame({"x": [1, 2, 3]}, index=[2, 0, 1])
     batches = split(frame, 2)
     assert [list(batch["x"]) for batch in batches] == [[1, 2], [3]]

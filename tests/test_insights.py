@@ -62,7 +62,9 @@ def seen() -> Insights:
 @pytest.fixture(scope="module")
 def matplotlib() -> None:
     """Load what draws, with the files that it keeps open."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
+    from matplotlib.figure import Figure
+
+    figure = Figure()
     figure.suptitle("a text needs a font")
     for ending in ("png", "svg"):
         figure.savefig(io.BytesIO(), format=ending)

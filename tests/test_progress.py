@@ -122,7 +122,6 @@ def test_what_draws_may_be_missing(pool: ProxyPool[Model], style: str, module: s
 
 
 def test_widgets_of_a_notebook(pool: ProxyPool[Model], capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("ipywidgets")
     bars: list[Any] = []
     from tqdm.notebook import tqdm
 

@@ -275,6 +275,18 @@ def test_objects_that_give_buffers(pool: ProxyPool[Archive], kind: Any, size: in
     assert pool.echo.map(columns) == columns
 
 
+@pytest.mark.parametrize("n_rows", [10, 100_000])
+def test_frames_of_pandas(pool: ProxyPool[Archive], n_rows: int) -> None:
+    import pandas  # slow to load, and needed here alone
+
+    frame = pandas.DataFrame({"x": np.arange(n_rows) / 2, "n": np.arange(n_rows), "text": [f"t{i % 7}" for i in range(n_rows)]})
+    for got in (pool[0].echo({"deep": [frame]})["deep"][0], pool.echo.map([frame])[0]):
+        pandas.testing.assert_frame_equal(got, frame)
+        got["x"] += 1  # it is the caller's own
+    with pool.put(frame) as handle:
+        pandas.testing.assert_frame_equal(pool[1].echo(handle), frame)
+
+
 @pytest.mark.parametrize("dtype", [">f8", "<i2", "M8[us]", "S7", "<U5", "?", "c16", [("a", "<i4"), ("b", ">f4", (2,))]])
 @pytest.mark.parametrize("n_items", [6, 60_000])
 def test_dtypes_and_orders_are_kept(pool: ProxyPool[Archive], dtype: Any, n_items: int) -> None:
