@@ -92,6 +92,57 @@ def shift(x):
         ("print(list(Pool([Scaler(2), Scaler(2)])([1, 2, 3])), list(Pool(shift, 2)([1, 2, 3])))", "[-2, -4, -6] [0, 1, 2]\n"),
         ("print(list(pqdm([1, 2, 3], shift, 2, desc='shifting')))", "[0, 1, 2]\n"),
     ],
+    "ompr": [
+        (
+            """
+from objproxy.ompr import OMPRunner, RunningWorker, simple_process
+
+class Adder(RunningWorker):
+    def process(self, x):
+        return x + 1
+
+def scale(x):
+    return 10 * x
+
+def results():
+    with OMPRunner(Adder, devices=["cpu"]) as runner:
+        runner.process([{"x": 1}, {"x": 2}])
+        return runner.get_all_results() + simple_process([{"x": 3}], scale, num_workers=1)
+""",
+            "",
+        ),
+        ("print(results())", "[2, 3, 30]\n"),
+        (
+            """
+class Adder(RunningWorker):
+    def process(self, x):
+        return x - 1
+
+def scale(x):
+    return 20 * x
+""",
+            "",
+        ),
+        ("print(results())", "[0, 1, 60]\n"),
+    ],
+    "mpire": [
+        (
+            """
+from objproxy.mpire import WorkerPool
+
+def half(x):
+    return x / 2
+
+def halves(**options):
+    with WorkerPool(2) as pool:
+        return pool.map(half, [1, 2, 3], **options)
+""",
+            "",
+        ),
+        ("print(halves())", "[0.5, 1.0, 1.5]\n"),
+        ("def half(x):\n    return x // 2\n", ""),
+        ("print(halves(progress_bar=True, progress_bar_options={'desc': 'halving'}))", "[0, 1, 1]\n"),
+    ],
     "workercontext": [
         (
             """
@@ -116,7 +167,11 @@ def all_doubles():
 }
 
 #: The bars that cells show.
-BARS = {"ProxyPool": "scoring: 100%", "mtasklite": "shifting: 100%"}
+BARS = {"ProxyPool": "scoring", "mtasklite": "shifting", "mpire": "halving"}
+
+
+#: How a notebook is told of a widget.
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def execute(notebook: Any, directory: Path) -> Any:
@@ -135,7 +190,13 @@ def printed(cell: Any, stream: str = "stdout") -> str:
 
 def shown(cell: Any) -> list[Any]:
     """Return the values of a cell that a notebook shows."""
-    return [output.data["text/plain"] for output in cell.outputs if "data" in output]
+    return [output.data["text/plain"] for output in cell.outputs if "data" in output and WIDGET not in output.data]
+
+
+def bars(cell: Any) -> str:
+    """Return the bars of a cell: widgets, where there is ipywidgets, else text."""
+    widgets = [output.data["text/plain"] for output in cell.get("outputs", ()) if WIDGET in output.get("data", ())]
+    return printed(cell, "stderr") + "".join(widgets)
 
 
 @pytest.mark.slow
@@ -144,9 +205,9 @@ def test_what_is_defined_in_a_cell_works_and_counts_anew_when_the_cell_is_run_ag
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code, _ in cells])
     done = execute(notebook, tmp_path)
     assert [printed(cell) for cell in done.cells] == [expected for _, expected in cells]
-    bars = "".join(printed(cell, "stderr") for cell in done.cells)
-    assert all(bar in bars for bar in BARS.values())
-    assert "Traceback" not in bars
+    seen = "".join(map(bars, done.cells))
+    assert all(bar in seen for bar in BARS.values())
+    assert "Traceback" not in seen
 
 
 @pytest.mark.slow
@@ -160,6 +221,5 @@ def test_an_example_notebook_prints_what_it_shows(path: Path, tmp_path: Path) ->
     assert [shown(new) for _, new in codes] == [shown(old) for old, _ in codes]
 
 
-def test_there_is_a_notebook_for_each_face_that_has_a_page() -> None:
-    """Those of ompr and mpire come with these faces."""
-    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} >= {"proxypool", "mtasklite", "workercontext"}
+def test_there_is_a_notebook_for_each_face() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} >= {"proxypool", "ompr", "mpire", "mtasklite", "workercontext"}
