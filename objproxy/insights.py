@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -200,6 +199,8 @@ class Insights:
         ValueError
             There is no time line.
         """
+        import json  # who saves no trace never loads it
+
         self._check_timeline()
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"traceEvents": list(_trace_events(self)), "displayTimeUnit": "ms"}, file)

@@ -83,7 +83,8 @@ class ProxyPool(Generic[T]):
         A bar, as ``options(progress_bar=...)`` of a method has it, of the workers that are ready; it is shown if that takes
         longer than a second.
     timeline : bool
-        Keep what each worker did when, and the arguments of the slowest items, for `insights`. Costs about 2 us a message.
+        Keep what each worker did when, and the arguments of the slowest items, for `insights`. Costs a few microseconds a
+        message.
     name : str or None
         Name of the pool, for logs and errors.
     warn_unclosed : bool

@@ -28,6 +28,7 @@ LATE_IMPORTS = {
     "rich.console",
     "rich.progress",
     "ipywidgets",
+    "json",
     "matplotlib.figure",
     "cloudpickle",
     "psutil",

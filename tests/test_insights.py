@@ -173,7 +173,7 @@ def test_every_back_end_has_a_time_line(backend: str) -> None:
             pool[0].fail()
     insights = pool.insights()
     assert sum(span.n_items for span in spans_of(insights, "call") if span.method == "spin") == 6
-    assert insights.slowest[0].arguments == "0.001, tag='x'"
+    assert "0.001, tag='x'" in {item.arguments for item in insights.slowest}
 
 
 def test_arguments_that_cannot_be_shown_do_no_harm() -> None:
