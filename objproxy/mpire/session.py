@@ -54,7 +54,6 @@ class Session:
         self.n_joined = [0] * params.n_workers  # tasks beyond the first of each chunk that was one call
         self.slowest: list[tuple[float, str]] = []
         self.n_workers = params.n_workers
-        self._params = params
         self._is_timed = params.enable_insights
         self._has_notes = params.enable_insights or lifespan is not None
         self._is_thread = params.start_method == "threading"
@@ -67,8 +66,7 @@ class Session:
         self._methods: dict[tuple[int, str, float | None], Any] = {}
         self._numbers: dict[Callable[..., Any], int] = {}  # by which workers know functions of `call`
         self._taught: set[tuple[int, int | None]] = set()  # which worker knows which
-        self._first_task = self.task(functions)
-        self._first_handle: Any = None
+        self._first_handle: Any = None  # stands for the function that the first workers were forked with
         self._pool = self._start(params)
         try:
             self._begin()
@@ -89,11 +87,11 @@ class Session:
             functions.worker_init_timeout if self._is_thread else None,
         )
         if params.start_method == "fork":
-            setup, self._first_handle = Inherited(setup), Inherited(self._first_task)
+            setup, self._first_handle = Inherited(setup), Inherited(self.task(functions))
             self._inherited = [setup, self._first_handle]
         limit = functions.worker_init_timeout
         try:
-            with crossing_locks() if not self._is_thread else contextlib.nullcontext():
+            with crossing_locks() if params.start_method in ("forkserver", "spawn") else contextlib.nullcontext():
                 return ProxyPool(
                     Performer,
                     worker_count=params.n_workers,
@@ -199,15 +197,16 @@ class Session:
     @contextlib.contextmanager
     def carrying(self, functions: Functions) -> Iterator[Any]:
         """Give what stands for a function in calls, as long as the block runs."""
-        task = self.task(functions)
+        first = self.functions
+        is_first = functions.func is first.func and functions.worker_exit is first.worker_exit
         self._n_maps += 1
         try:
             if self._is_thread:
-                yield task
-            elif self._first_handle is not None and task == self._first_task:
+                yield self.task(functions)
+            elif is_first and self._first_handle is not None:
                 yield self._first_handle
             else:
-                with self._pool.put(task) as handle:
+                with self._pool.put(self.task(functions)) as handle:
                     yield handle
         finally:
             self._n_maps -= 1

@@ -160,10 +160,9 @@ def test_items_that_raise_raise_in_the_caller(make_pool: MakePool) -> None:
 # ---- arrays --------------------------------------------------------------------------------------------------------
 
 
-@every_method
 def test_an_array_is_cut_and_its_results_are_joined(make_any: MakePool) -> None:
     array = np.arange(24.0).reshape(12, 2)
-    pool = make_any()
+    pool = make_any(keep_alive=True)
     assert (pool.map(targets.scale, array) == 2 * array).all()
     assert pool.map(targets.row_sum, array, n_splits=3) == [28.0, 92.0, 156.0]
     assert pool.map(targets.row_sum, array, chunk_size=6) == [66.0, 210.0]
@@ -194,7 +193,6 @@ def test_chunks_go_to_the_workers_in_turn(make_any: MakePool, by_setter: bool) -
 # ---- errors --------------------------------------------------------------------------------------------------------
 
 
-@every_method
 def test_an_error_of_a_task_is_raised_as_itself(make_any: MakePool) -> None:
     pool = make_any()
     with pytest.raises(ValueError, match="bad item") as caught:

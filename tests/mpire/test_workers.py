@@ -320,3 +320,17 @@ def test_workers_that_were_all_given_up_are_replaced_for_the_next_call(
         with pytest.raises(error):
             pool.apply(targets.exit_at, 3)
     assert pool.apply(targets.square, 3) == 9
+
+
+def test_forked_workers_that_stay_keep_a_function_that_cannot_be_pickled(make_pool: MakePool) -> None:
+    lock = threading.Lock()
+
+    def guarded(x: int) -> int:
+        with lock:
+            return x + 1
+
+    pool = make_pool(keep_alive=True)
+    assert [pool.map(guarded, [n]) for n in range(3)] == [[1], [2], [3]]
+    with pytest.raises(TypeError, match="pickle"):
+        pool.map(lambda x: (lock, x), [1])
+    assert pool.map(guarded, [1]) == [2]
