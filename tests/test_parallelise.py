@@ -85,16 +85,33 @@ def test_the_parallel_result_is_the_serial_one(name: str) -> None:
         check()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_parallel_result_is_the_serial_one_in_processes(name: str) -> None:
-    items: list[Any] = {
+def items_for(name: str) -> list[Any]:
+    items: dict[str, list[Any]] = {
         "flatten_reduction": [[1], [2, 3], []],
         "set_union_reduction": [{1}, {2, 1}, {5}],
         "dict_merge_reduction": [{1: 1}, {1: 2}, {2: 3}],
         "average_reduction": [Fraction(1), Fraction(5), Fraction(7)],
         "string_concatenation_reduction": ["a", "b", "c"],
-    }.get(name, [6, 3, 6])
-    reduction = getattr(reductions, name)
+    }
+    return items.get(name, [6, 3, 6])
+
+
+class Echo:
+    def give_back(self, item: Any) -> Any:
+        return item
+
+
+def test_every_reduction_makes_the_value_of_a_map() -> None:
+    with ProxyPool(Echo, worker_count=2) as pool:
+        for name in CASES:
+            reduction = getattr(reductions, name)
+            found = pool.give_back(items_for(name), map_args=True, stack_results=reduction)
+            assert found == reduction(items_for(name)), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_parallel_result_is_the_serial_one_in_processes(name: str) -> None:
+    items, reduction = items_for(name), getattr(reductions, name)
     with parallelise(reduction, worker_count=2, reduction=reduction) as run:
         assert run(items) == reduction(items)
 
