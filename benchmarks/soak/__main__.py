@@ -49,7 +49,7 @@ _TOLD = {
     "WorkerDiedError": "deaths told",
     "PoisonTaskError": "items given up after their last attempt",
     "TaskTimeoutError": "time-outs",
-    "ResultPickleError": "results and",
+    "ResultPickleError": "results that do not pickle",
     "ArgumentPickleError": "arguments that do not pickle",
     "kills": "kills from outside",
     "resizes": "changes of size",
@@ -148,6 +148,7 @@ def _summarize(
         "versions": versions(),
         "seed": options.seed,
         "tasks": options.tasks,
+        "asked_minutes": options.minutes,
         "rounds": len(reports),
         "minutes": round(seconds / 60, 1),
         "totals": dict(totals),
@@ -161,13 +162,17 @@ def _describe_all(summary: dict[str, Any]) -> str:
     """Return the report as a paragraph of Markdown."""
     machine, totals, tally = summary["machine"], summary["totals"], summary["tally"]
     memory = [nbytes / 1e6 for nbytes in summary["memory"]]
+    third = len(memory) // 3
+    held = f"; in the second third of the rounds {statistics.median(memory[third : 2 * third]):.1f} MB" if third else ""
     ends = ", ".join(f"{totals[name]:,} {name}" for name in ("done", "failed", "cancelled"))
     faults = ", ".join(f"{tally.get(name, 0):,} {text}" for name, text in _TOLD.items())
     return (
-        f"`python -m benchmarks.soak --tasks {summary['tasks']} --seed {summary['seed']} --minutes {summary['minutes']:g}`, "
-        f"{machine['time'][:10]}, {machine['usable_cpus']} processors ({machine['processor']}), Python {machine['python']}: "
-        f"{summary['rounds']} rounds, {totals['submitted']:,} tasks submitted = {ends}. Among them: {faults}. "
-        f"Memory of the program after the first round {memory[0]:.1f} MB, after the last {memory[-1]:.1f} MB. "
+        f"`python -m benchmarks.soak --tasks {summary['tasks']} --seed {summary['seed']} --minutes {summary['asked_minutes']:g}`, "
+        f"{machine['time'][:10]}, {machine['usable_cpus']} processors ({machine['processor']}), Python {machine['python']}, "
+        f"load {machine['load_average'][2]}: "
+        f"{summary['rounds']} rounds in {summary['minutes']} minutes, {totals['submitted']:,} tasks submitted = {ends}. "
+        f"Among them: {faults}. Memory of the program after the first round {memory[0]:.1f} MB{held}, "
+        f"after the last {memory[-1]:.1f} MB. "
         f"{'Wrong: ' + '; '.join(summary['violations']) if summary['violations'] else 'Nothing was left behind.'}"
     )
 
