@@ -166,8 +166,9 @@ def _describe_all(summary: dict[str, Any]) -> str:
     held = f"; in the second third of the rounds {statistics.median(memory[third : 2 * third]):.1f} MB" if third else ""
     ends = ", ".join(f"{totals[name]:,} {name}" for name in ("done", "failed", "cancelled"))
     faults = ", ".join(f"{tally.get(name, 0):,} {text}" for name, text in _TOLD.items())
+    options = f"--tasks {summary['tasks']} --seed {summary['seed']} --minutes {summary['asked_minutes']:g}"
     return (
-        f"`python -m benchmarks.soak --tasks {summary['tasks']} --seed {summary['seed']} --minutes {summary['asked_minutes']:g}`, "
+        f"`python -m benchmarks.soak {options}`, "
         f"{machine['time'][:10]}, {machine['usable_cpus']} processors ({machine['processor']}), Python {machine['python']}, "
         f"load {machine['load_average'][2]}: "
         f"{summary['rounds']} rounds in {summary['minutes']} minutes, {totals['submitted']:,} tasks submitted = {ends}. "
