@@ -273,7 +273,8 @@ def test_a_hook_that_fails_is_told_and_harms_nobody(
         assert pool.tell.map(range(10)) == list(range(10))
         assert [pool.tell.submit(i).result(PATIENCE_SECONDS) for i in range(10)] == list(range(10))
         assert [worker.generation for worker in pool.workers] == [0, 0]
-    assert capsys.readouterr().err.count("LookupError: mine") == 40
+    told = capsys.readouterr().err.count("LookupError: mine")
+    assert 20 < told <= 40, "each record, and what a worker reports, at most ten times a second"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
