@@ -14,6 +14,7 @@ from objproxy._engine.messages import Failure
 from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
+from objproxy.errors import ArgumentPickleError
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
 from objproxy.progress import Progress
 from objproxy.results import shape_results
@@ -331,11 +332,11 @@ class PoolMethod(_Method):
         self._check_is_free()
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
         limit = limit() if callable(limit) else limit
-        pending: deque[CallFuture] = deque()
+        pending: deque[CallFuture | ArgumentPickleError] = deque()
         items = _zip_async(args, kwargs)
         try:
             async for item_args, item_kwargs in items:
-                pending.append(self.submit(*item_args, **item_kwargs))
+                pending.append(self._submit_item(item_args, item_kwargs))
                 if len(pending) >= limit and (result := await self._settle(pending.popleft())) is not SKIP:
                     yield result
             while pending:
@@ -343,11 +344,21 @@ class PoolMethod(_Method):
                     yield result
         finally:
             for future in pending:
-                future.forget()  # as with imap(); to cancel what runs would cost the state of its workers
+                if not isinstance(future, ArgumentPickleError):
+                    future.forget()  # as with imap(); to cancel what runs would cost the state of its workers
 
-    async def _settle(self, future: CallFuture) -> Any:
+    def _submit_item(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallFuture | ArgumentPickleError:
+        """Submit one item of a lazy map; what cannot be sent is the error of that item."""
+        try:
+            return self.submit(*args, **kwargs)
+        except ArgumentPickleError as exc:
+            return exc
+
+    async def _settle(self, future: CallFuture | ArgumentPickleError) -> Any:
         """Await one result; an error is raised, returned or skipped, as the options say."""
         try:
+            if isinstance(future, ArgumentPickleError):
+                raise future
             return await _awaitable(future)
         except Exception as exc:
             if self._options.on_error == "raise":

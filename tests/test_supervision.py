@@ -177,6 +177,14 @@ def test_a_cancelled_task_that_ignores_its_interrupt_is_killed_though_nobody_wai
         assert pool[0].pid() != pid
 
 
+def test_a_task_that_ignores_its_interrupt_is_killed_though_the_program_does_other_things(started: Gate) -> None:
+    with ProxyPool(Busy, worker_count=1) as pool:
+        pid = pool[0].pid()
+        with pytest.raises(TaskTimeoutError):
+            pool[0].swallow.options(timeout=LIMIT)(started)
+        poll_until(lambda: not psutil.pid_exists(pid))
+
+
 def test_a_constructor_that_takes_too_long_is_told_with_where_it_stands() -> None:
     class Slow:
         def __init__(self) -> None:

@@ -32,9 +32,8 @@ _WEIGHTS = {
 #: Kinds that never end, drawn besides where a time limit is set.
 _HANGING = {"sleep": 4, "swallow": 2, "spin": 2, "stop": 2}
 
-#: Kinds that a way of use cannot have: errors that do not say which item they are of; exits, which end an event loop; and what
-#: cannot be sent, which ends an `aimap`.
-_LEFT_OUT = {"imap_unordered": ("lock", "unsendable"), "coroutines": ("exit",), "aimap": ("exit", "unsendable")}
+#: Kinds that a way of use cannot have: errors that do not say which item they are of, and exits, which end an event loop.
+_LEFT_OUT = {"imap_unordered": ("lock", "unsendable"), "coroutines": ("exit",), "aimap": ("exit",)}
 
 #: Kinds that end their worker's process.
 DEADLY = frozenset({"kill", "abort", "leave", "once", "fatal"})

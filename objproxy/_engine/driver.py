@@ -451,6 +451,8 @@ class Driver:
         self._leader = None
         self._leading.release()
         self._wake_successor()
+        if not self._sleepers and self.state.next_deadline() is not None:
+            self._call_pump()  # a worker has to be ended at its time though nobody waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.
@@ -478,7 +480,7 @@ class Driver:
         while True:
             self._pump_wanted.clear()
             try:
-                self.wait_until(lambda: not self._background)
+                self.wait_until(lambda: not self._background and self.state.next_deadline() is None)
             except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
                 _logger.exception("turning the engine of a pool failed")
             if self._background or self._pump_wanted.wait(_PUMP_LINGER_SECONDS):

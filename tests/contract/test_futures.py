@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from objproxy import PoolClosedError, ProxyPool
+from objproxy import ArgumentPickleError, PoolClosedError, ProxyPool
 from targets import PATIENCE_SECONDS, CustomError, Model, poll_until
 from ways import MakePool
 
@@ -273,3 +273,17 @@ def test_errors_of_a_lazy_map_for_async_for(shared_pool: ProxyPool[Model], on_er
     assert asyncio.run(main()) == expected
     with pytest.raises(ValueError, match="bad item 1"):
         asyncio.run(fail())
+
+
+@pytest.mark.processes
+def test_what_aimap_cannot_send_is_the_error_of_its_item(shared_pool: ProxyPool[Model]) -> None:
+    items = [1, threading.Lock(), 3]
+
+    async def gather(**options: Any) -> list[Any]:
+        return [result async for result in shared_pool.echo.options(**options).aimap(items)]
+
+    first, error, last = asyncio.run(gather(on_error="return"))
+    assert (first, type(error), last) == (1, ArgumentPickleError, 3)
+    assert asyncio.run(gather(on_error="skip")) == [1, 3]
+    with pytest.raises(ArgumentPickleError):
+        asyncio.run(gather())
