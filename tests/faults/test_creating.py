@@ -94,13 +94,14 @@ def test_a_class_may_fail_when_it_is_rebuilt(start_method: str) -> None:
         assert pool.obey(1).tolist() == [1, 1]
 
 
-def test_a_worker_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_worker_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     """A8: the error of the system comes out, and the workers that were started before are gone."""
     create, calls = process.journals.create, []
 
     def create_or_fail() -> int:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == nth:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return create()
 
@@ -109,6 +110,33 @@ def test_a_worker_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch
         ProxyPool(Victim, worker_count=4)
     with ProxyPool(Victim, worker_count=4) as pool:
         assert pool.obey(1).tolist() == [1, 1, 1, 1]
+
+
+def test_a_program_without_descriptors_is_told_and_goes_on() -> None:
+    """A8: with a limit that the kernel keeps."""
+    code = """
+    import resource
+    with ProxyPool(Victim, worker_count=1):
+        pass
+    before = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for n_free in range(4, 24, 3):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + n_free, hard))
+        try:
+            ProxyPool(Victim, worker_count=40)
+        except OSError as exc:
+            assert exc.errno == 24, exc
+        else:
+            raise AssertionError(n_free)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(os.listdir("/proc/self/fd")) == before, n_free
+    with ProxyPool(Victim, worker_count=2) as pool:
+        print(pool.obey(1).tolist())
+    """
+    with run(code) as program:
+        ended = program.finish()
+    assert (ended.returncode, ended.output, ended.errors) == (0, "[1, 1]\n", "")
 
 
 def test_a_process_that_cannot_be_forked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +151,7 @@ def test_a_process_that_cannot_be_forked_is_told(monkeypatch: pytest.MonkeyPatch
         return fork()
 
     monkeypatch.setattr(os, "fork", fork_or_fail)
-    with pytest.raises((OSError, WorkerInitError)):
+    with pytest.raises(BlockingIOError, match="worker 1"):
         ProxyPool(Victim, worker_count=3, start_method="fork")
     monkeypatch.undo()
     with ProxyPool(Victim, worker_count=3, start_method="fork") as pool:

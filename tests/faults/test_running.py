@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from faulty import BottomError, Hanger, Meeting, Victim
@@ -308,7 +309,7 @@ class Sleeper(Victim):
 
 @pytest.mark.processes
 def test_a_task_that_dies_once_and_then_succeeds_has_one_result(make_pool: MakePool, tmp_path: Path) -> None:
-    """C10: in its place.
+    """C10: in its place, by every verb.
 
     Mutation: `Settlement.may_retry` that compares with ``<`` gives the first death as an error.
     """
@@ -318,6 +319,9 @@ def test_a_task_that_dies_once_and_then_succeeds_has_one_result(make_pool: MakeP
     assert method.map([tmp_path / f"map-{i}" for i in range(4)], hows) == ["done"] * 4
     assert list(method.imap([tmp_path / f"imap-{i}" for i in range(4)], hows)) == ["done"] * 4
     assert method.submit(tmp_path / "submit", "SIGKILL").result(PATIENCE_SECONDS) == "done"
+    for name, call in {"instance": pool[0].try_once.options(retries=1), "broadcast": method}.items():
+        pool.pid.options(return_exceptions=True)()  # the next who counts on a state is told that it was lost
+        assert {*np.atleast_1d(call(tmp_path / name, "SIGKILL"))} == {"done"}
 
 
 def test_a_poison_task_is_blamed_after_its_attempts_and_the_others_are_fine(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_time_limit_holds_while_a_stopped_worker_is_sent_its_arguments(make_
 
 @pytest.mark.processes
 def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: MakePool, way: Way) -> None:
-    """B7: the error, or the death of the worker, of that call and no other.
+    """B7: the error, or the death of the worker, of that call and no other, also where it is one item of a chunk.
 
     Mutation: `except Exception` in `WorkerLoop._serve` makes an exit of the argument the end of the worker.
     """
@@ -156,12 +156,16 @@ def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: Make
     kinds = {"LookupError": LookupError, "SystemExit": SystemExit, "os._exit(7)": WorkerDiedError, "SIGSEGV": WorkerDiedError}
     for how, kind in kinds.items():
         bad = FailsAtUnpickle(how)
+        pool.pid.options(return_exceptions=True)()  # who has lost its state and has told nobody does so here
         for _, call in some(way, calls_of(pool, "obey", bad)):
             with pytest.raises(kind) as caught:
                 call()
             assert kind is not WorkerDiedError or caught.value.started
-        results = pool.obey.options(on_error="return", chunksize=1).map([0, 1, 2, bad, 4, 5])
-        assert [type(result) for result in results] == [int, int, int, kind, int, int]
+        pool.obey.map(range(2000))  # chunks are large from now on
+        for chunksize in (None, 1, 10):
+            results = pool.obey.options(on_error="return", chunksize=chunksize).map([*range(33), bad, *range(34, 40)])
+            assert [i for i, result in enumerate(results) if isinstance(result, kind)] == [33], (how, chunksize)
+            assert [result for result in results if isinstance(result, int)] == [*range(33), *range(34, 40)]
         assert (sum(worker.generation for worker in pool.workers) > 0) == (kind is WorkerDiedError)
 
 
