@@ -227,14 +227,15 @@ def _coroutines(site: Site, wave: Wave, rng: random.Random) -> None:
 def _aimap(site: Site, wave: Wave, rng: random.Random) -> None:
     numbers = site.ledger.take(len(wave.items))
 
-    async def run() -> list[Any]:
-        results = _method(site, wave, rng, buffersize=rng.choice([None, 1, 20])).aimap(*_arguments(wave, numbers))
-        return [outcome async for outcome in results]
+    async def run() -> int:
+        index = 0
+        async for outcome in _method(site, wave, rng, buffersize=rng.choice([None, 1, 20])).aimap(*_arguments(wave, numbers)):
+            site.ledger.settle(wave, wave.items[index], numbers[index], 0, outcome)
+            index += 1
+        return index
 
-    outcomes = asyncio.run(run())
-    demand(len(outcomes) == len(numbers), f"an aimap of {len(numbers)} items has {len(outcomes)} outcomes")
-    for index, outcome in enumerate(outcomes):
-        site.ledger.settle(wave, wave.items[index], numbers[index], 0, outcome)
+    n_outcomes = asyncio.run(run())
+    demand(n_outcomes == len(numbers), f"an aimap of {len(numbers)} items has {n_outcomes} outcomes")
 
 
 def _broadcasts(site: Site, wave: Wave, rng: random.Random) -> None:
