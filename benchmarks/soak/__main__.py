@@ -89,7 +89,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=10_000, help="tasks in each round")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="from which all rounds follow")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin rounds for so long; at least one")
-    parser.add_argument("--timeout", type=float, default=1.0, help="seconds for an item, in waves that have a limit")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds for an item, where there is a limit; more if busy")
     parser.add_argument("--switch-interval", type=float, help="seconds between switches of threads; 1e-6 looks for races")
     parser.add_argument("--replay", action="store_true", help="the seed is that of one round: do it again")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder for soak.json")
