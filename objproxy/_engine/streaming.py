@@ -119,36 +119,38 @@ class TaskStream(Iterator[Any]):
         PoolClosedError, PoolBrokenError
             The pool has ended.
         """
-        self._check_open()
-        if self._inputs or not isinstance(items, (list, tuple)):
-            self._put_input(iter(items))
-            return
-        with self._feeding:
-            if self._maxsize is not None and len(self._queue.items) + len(items) > self._maxsize:
-                raise queue.Full(
-                    f"{len(self._queue.items)} items are queued and {len(items)} more would pass maxsize={self._maxsize}; "
-                    "get results first, or put an iterator, which is read as there is room"
-                )
-            self._n_put += len(items)
-            self._queue.items.extend(items)
+        iterator = iter(items)
+        with self._changed:
+            self._check_open()
+            if isinstance(items, (list, tuple)) and not self._inputs:
+                self._add_whole(items)
+            else:
+                self._add_input(iterator)
         self._feed()
         self._see_to_keeper()
+
+    def _add_whole(self, items: Sequence[Any]) -> None:
+        """Queue items at once; `_changed` is held."""
+        if self._maxsize is not None and self.n_queued + len(items) > self._maxsize:
+            told = f"{self.n_queued} items are queued and {len(items)} more would pass maxsize={self._maxsize}"
+            raise queue.Full(f"{told}; get results first, or put an iterator, which is read as there is room")
+        self._n_put += len(items)
+        self._queue.items.extend(items)
 
     def _check_open(self) -> None:
         self._run.check_usable()
         if self._is_ended or self._is_closed:
-            raise ValueError("the stream was ended; make a new one with pool.method.stream()")
+            raise ValueError("the stream was ended; make a new one with stream()")
         if self._broken_by is not None:
             raise self._broken_by
 
-    def _put_input(self, items: Iterator[Any]) -> None:
-        with self._changed:
-            self._inputs.append(items)
-            self._queue.is_open_ended = True
-            if self._reader is None:
-                self._reader = threading.Thread(target=self._read, name="objproxy-stream-reader", daemon=True)
-                self._reader.start()
-        self._see_to_keeper()
+    def _add_input(self, items: Iterator[Any]) -> None:
+        """Let the reader read an iterator when its turn comes; `_changed` is held."""
+        self._inputs.append(items)
+        self._queue.is_open_ended = True
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, name="objproxy-stream-reader", daemon=True)
+            self._reader.start()
 
     def end(self) -> None:
         """Say that nothing more will be put: iterating ends behind the last result."""
@@ -334,7 +336,8 @@ class TaskStream(Iterator[Any]):
                     value = self._pop()
                     if value is not _NOTHING:
                         return value
-                    self._raise_if_broken()
+                    if self._broken_by is not None and not self._run.has_work:
+                        raise self._broken_by
                     if is_over() or is_late:
                         raise queue.Empty
                     if is_idle:
@@ -354,10 +357,6 @@ class TaskStream(Iterator[Any]):
             self._changed.wait(None if deadline is None else max(0.0, deadline - self._run.now()))
         self._n_sleeping -= 1
 
-    def _raise_if_broken(self) -> None:
-        if self._broken_by is not None and not self._run.has_work:
-            raise self._broken_by
-
     # ---- the engine --------------------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
@@ -371,6 +370,9 @@ class TaskStream(Iterator[Any]):
                 self._run.feed(self._n_arrived - self._n_given)
         except Exception as exc:  # the pool has ended: what is queued will have no result, and everybody is told why
             self._broken_by = exc
+        except BaseException:
+            self._broken_by = RuntimeError("the stream was interrupted while it sent items, which are lost; make a new one")
+            raise
         self._tell()
 
     def _turn(self, deadline: float | None, is_wanted: Callable[[], bool] | None = None) -> bool:
