@@ -153,8 +153,8 @@ def test_hundreds_of_restarts_time_outs_and_kills_in_a_row_lose_nothing() -> Non
     """The form with thousands is ``python -m benchmarks.ompr_stress``."""
     kinds = ["multiply", "multiply", "multiply", "die", "multiply", "fail", "multiply", "die_softly"]
     tasks: list[dict[str, Any]] = [{"x": x, "do": kinds[x % len(kinds)]} for x in range(240)]
-    tasks[50]["do"] = tasks[150]["do"] = "hang"
-    with OMPRunner(Worker, devices=TWO, rww_lifetime=2, task_timeout=0.3, max_reruns=1, log_rww_exception=False) as runner:
+    tasks[50]["do"] = tasks[151]["do"] = "hang"
+    with OMPRunner(Worker, devices=TWO, rww_lifetime=2, task_timeout=1.5, max_reruns=1, log_rww_exception=False) as runner:
         runner.process(tasks)
         results = runner.get_all_results()
     assert len(results) == len(tasks)

@@ -317,13 +317,18 @@ def test_what_cannot_be_pickled_costs_nobody_else(clerks: ProxyPool[Clerk]) -> N
 @pytest.mark.processes
 def test_deaths_and_time_outs_cost_the_item_and_nothing_else(make_pool: MakePool) -> None:
     pool = make_pool(Clerk, max_restarts=(50, 1.0))
-    with pool.do.options(timeout=0.1, retries=1).stream(on_error="return") as stream:
-        stream.put([1, ("die",), 2, ("hang",), 3])
-        results = [stream.get(PATIENCE_SECONDS) for _ in range(5)]
-    assert results[::2] == [2, 4, 6]
-    assert isinstance(results[1], WorkerDiedError)
-    assert results[1].attempts == 2
-    assert isinstance(results[3], TaskTimeoutError)
+    with pool.do.options(retries=1).stream(on_error="return") as stream:
+        stream.put([1, ("die",), 2])
+        before, died, after = (stream.get(PATIENCE_SECONDS) for _ in range(3))
+    assert (before, after) == (2, 4)
+    assert isinstance(died, WorkerDiedError)
+    assert died.attempts == 2
+    # The limit is generous: on a machine that is busy, an honest item takes long too.
+    with pool.do.options(timeout=1.0).stream(on_error="return") as stream:
+        stream.put([1, ("hang",), 2])
+        before, hung, after = (stream.get(PATIENCE_SECONDS) for _ in range(3))
+    assert (before, after) == (2, 4)
+    assert isinstance(hung, TaskTimeoutError)
 
 
 def test_generators_are_streams_of_the_caller(clerks: ProxyPool[Clerk]) -> None:
