@@ -337,6 +337,13 @@ def test_workers_are_recycled_after_their_number_of_items(make_pool: MakePool) -
     assert sum(worker.n_tasks for worker in pool.workers) == 20
 
 
+def test_broadcasts_that_do_not_count_leave_a_workers_life_as_long_as_it_is(make_pool: MakePool) -> None:
+    pool = make_pool(Journaled, worker_count=1, max_tasks_per_worker=2)
+    for _ in range(5):
+        pool.step.options(counts=False)("set up")
+    assert pool.work.map(range(4)) == [(0, 0), (1, 0), (2, 1), (3, 1)]
+
+
 def test_recycling_runs_the_instances_end_and_tells_nobody_of_a_loss(make_pool: MakePool, tmp_path: Path) -> None:
     path = tmp_path / "ends"
     pool = make_pool(Closing, worker_count=1, init_args=(path,), max_tasks_per_worker=2, max_restarts=(0, 100.0))
