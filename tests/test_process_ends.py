@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -110,12 +111,10 @@ def test_a_death_is_seen_though_a_child_of_the_worker_holds_its_channel(pool: Pr
         pool[0].fork_and_leave()
     assert caught.value.exitcode == 5
     for process in psutil.process_iter():  # the child left the worker's group on purpose: it is the test's to end
-        if (
-            process.name().startswith("python")
-            and process.status() == psutil.STATUS_SLEEPING
-            and _is_orphan_of(process, caught.value.pid)
-        ):
-            process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # processes come and go
+            is_python = process.name().startswith("python") and process.status() == psutil.STATUS_SLEEPING
+            if is_python and _is_orphan_of(process, caught.value.pid):
+                process.kill()
 
 
 def _is_orphan_of(process: psutil.Process, pid: int | None) -> bool:
