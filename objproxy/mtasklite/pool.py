@@ -40,7 +40,7 @@ class Pool:
     bounded : bool
         True: at most one batch is pulled ahead of the consumer. False: the whole input is read before the first result.
     chunk_size : int or None
-        Items in a batch. Default: as many as workers; or, of tiny items, as many as the consumer takes in five milliseconds,
+        Items in a batch. Default: as many as workers; or, of tiny items, as many as the consumer takes in twenty milliseconds,
         but at most 1,024 for each worker and a fourth of what it has taken.
     chunk_prefill_ratio : int or None
         Batches that are pulled ahead if `is_unordered`, 2 by default.

@@ -12,7 +12,7 @@ from objproxy.mtasklite.delayed_init import ShellObject
 #: Tiny items are pulled by the batch, so that sending them does not cost more than doing them. A batch is what the consumer
 #: takes in so many seconds, at most this share of what was consumed in all: who takes three items does not find a thousand of
 #: them gone.
-_MOMENT = 0.005
+_MOMENT = 0.02
 _SHARE_OF_CONSUMED = 4
 
 
