@@ -110,7 +110,14 @@ def bytes_in_use(plane: ProgramPlane) -> int:
     if plane.segments.fd is not None:
         return os.stat(plane.segments.fd).st_blocks * 512
     start = Path(plane.segments.prefix)
-    return sum(path.stat().st_blocks * 512 for path in start.parent.glob(f"{start.name}*"))
+    return sum(map(_bytes_of, start.parent.glob(f"{start.name}*")))
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # it was given back after we had found its name
+        return 0
 
 
 def trim(pool: ProxyPool[Any]) -> int:
