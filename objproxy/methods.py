@@ -331,7 +331,7 @@ class PoolMethod(_Method):
         """
         self._check_is_free()
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
-        limit = limit() if callable(limit) else limit
+        limit = limit(None) if callable(limit) else limit
         pending: deque[CallFuture | ArgumentPickleError] = deque()
         items = _zip_async(args, kwargs)
         try:

@@ -43,8 +43,8 @@ class CallOptions:
     return_exceptions : bool
         The same as ``on_error="return"``.
     buffersize : int, callable or None
-        For lazy verbs: most items that are pulled and not yet yielded. A callable is asked whenever items are to be pulled, and
-        gives an int of at least 1.
+        For lazy verbs: most items that are pulled and not yet yielded. A callable is asked whenever items are to be pulled,
+        with the mean seconds that workers took for an item (None before the first), and gives an int of at least 1.
     progress_bar : bool, str, dict or callable
         A bar; its style ("std", "rich", "notebook"); options for tqdm, and "style"; or a function of (done, total).
     journal : bool
@@ -64,7 +64,7 @@ class CallOptions:
     retry_on: Any = (WorkerDiedError,)
     on_error: str = "raise"
     return_exceptions: bool = False
-    buffersize: int | Callable[[], int] | None = None
+    buffersize: int | Callable[[float | None], int] | None = None
     progress_bar: Any = False
     journal: bool = False
     priority: int = 0

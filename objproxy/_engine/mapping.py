@@ -44,7 +44,8 @@ class MapRun:
     n_workers : int
         Workers that share the items.
     buffersize : int, callable or None
-        Most items pulled and not yet yielded, or what tells it now; None for no bound but what the workers can use.
+        Most items pulled and not yet yielded, or what tells it for the mean seconds of an item; None for no bound but what the
+        workers can use.
     explain : callable
         ``explain(operation, exc)`` gives the path to what cannot be pickled, for errors.
     """
@@ -56,7 +57,7 @@ class MapRun:
         source: plan.Source,
         n_workers: int,
         *,
-        buffersize: int | Callable[[], int] | None = None,
+        buffersize: int | Callable[[float | None], int] | None = None,
         is_lazy: bool = False,
         explain: Callable[[Any, Exception], str] = lambda _operation, _exc: "",
     ) -> None:
@@ -97,7 +98,7 @@ class MapRun:
             return 0
         if self._buffersize is None:
             return size
-        bound = self._buffersize() if callable(self._buffersize) else self._buffersize
+        bound = self._buffersize(self._sizer.seconds_per_item) if callable(self._buffersize) else self._buffersize
         fair = max(1, bound // (2 * self._n_workers))
         return min(size, fair, bound - pending - n_kept - self._n_unread())
 

@@ -119,7 +119,7 @@ class Verbs:
         policy: Policy = PLAIN,
         *,
         chunksize: int | None = None,
-        buffersize: int | Callable[[], int] | None = None,
+        buffersize: int | Callable[[float | None], int] | None = None,
         is_lazy: bool = False,
     ) -> MapRun:
         """Prepare a map.

@@ -15,6 +15,10 @@ from objproxy.mtasklite.delayed_init import ShellObject
 _MOMENT = 0.02
 _SHARE_OF_CONSUMED = 4
 
+#: Of items that take workers less than this, so large a share of the most is a batch at any pace.
+_TINY_SECONDS = 20e-6
+_TINY_SHARE = 8
+
 
 class Seat:
     """What lives in a worker of ours: one of the user's workers, and how items are passed to it."""
@@ -54,14 +58,16 @@ class Pace:
         self._n_before = 0
         self._since = time.perf_counter()
 
-    def batch_size(self) -> int:
-        """Return how many items may be ahead now."""
+    def batch_size(self, item_seconds: float | None = None) -> int:
+        """Return how many items may be ahead now; `item_seconds` is what workers take for one."""
         now = time.perf_counter()
         seconds = now - self._since
         if seconds > _MOMENT:
             self._size = int((self.n_consumed - self._n_before) * _MOMENT / seconds)
             self._n_before, self._since = self.n_consumed, now
-        return max(self._least, min(self._size, self._most, self.n_consumed // _SHARE_OF_CONSUMED))
+        # Where a processor is long waited for, no pace would show what could be had with more on the way.
+        tiny = self._most // _TINY_SHARE if item_seconds is not None and item_seconds < _TINY_SECONDS else 0
+        return max(self._least, min(max(self._size, tiny), self._most, self.n_consumed // _SHARE_OF_CONSUMED))
 
 
 class Input:

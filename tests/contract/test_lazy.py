@@ -81,7 +81,7 @@ def test_items_pulled_minus_items_yielded_is_at_most_the_buffersize(
 
 def test_the_buffersize_may_be_told_as_it_goes(shared_pool: ProxyPool[Model]) -> None:
     source, bound = Counting(), 2
-    results = shared_pool.score.options(buffersize=lambda: bound).imap(source)
+    results = shared_pool.score.options(buffersize=lambda _seconds: bound).imap(source)
     ahead = []
     for n_yielded, _ in enumerate(itertools.islice(results, 30), 1):
         ahead.append(source.n_pulled - n_yielded)
