@@ -103,20 +103,20 @@ class Watched:
             yield item
 
 
-WAYS = {
+KINDS = {
     "processes": {"n_jobs": 3},
     "threads": {"n_jobs": 3, "use_threads": True},
     "inline": {"n_jobs": 1},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_unordered", [False, True])
 @pytest.mark.parametrize("sizes", [(None, None), (1, 1), (1, 2), (4, 1), (4, 4)])
-def test_every_item_has_its_result(way: str, is_unordered: bool, sizes: tuple[int | None, int | None]) -> None:
+def test_every_item_has_its_result(kind: str, is_unordered: bool, sizes: tuple[int | None, int | None]) -> None:
     """Also a check that a pool can be used again: a second use of several workers hung."""
     options = {"chunk_size": sizes[0], "chunk_prefill_ratio": sizes[1], "is_unordered": is_unordered}
-    with Pool(square, **WAYS[way], **options) as pool:
+    with Pool(square, **KINDS[kind], **options) as pool:
         for n_items, is_sized in itertools.product((0, 1, 2, 7), (False, True)):
             results = pool(range(n_items) if is_sized else (i for i in range(n_items)))
             found = list(results)
@@ -341,7 +341,7 @@ def test_the_input_may_raise_whatever_the_behaviour() -> None:
         yield 1
         raise OSError("the disk is gone")
 
-    for options in WAYS.values():
+    for options in KINDS.values():
         with Pool(square, exception_behavior="ignore", **options) as pool:
             results = pool(items())
             assert next(results) == 1
@@ -354,10 +354,10 @@ def test_the_input_may_raise_whatever_the_behaviour() -> None:
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
 class TestExceptions:
-    def test_immediate_raises_the_first(self, way: str) -> None:
-        with Pool(fail_on_odd, **WAYS[way]) as pool:
+    def test_immediate_raises_the_first(self, kind: str) -> None:
+        with Pool(fail_on_odd, **KINDS[kind]) as pool:
             results = pool(range(6))
             assert next(results) == 0
             with pytest.raises(KeyError, match="1"):
@@ -365,8 +365,8 @@ class TestExceptions:
             assert list(results) == []
             assert list(pool([2, 4])) == [2, 4]
 
-    def test_deferred_yields_them_and_raises_them_at_the_end(self, way: str) -> None:
-        with Pool(fail_on_odd, exception_behavior=ExceptionBehaviour.DEFERRED, **WAYS[way]) as pool:
+    def test_deferred_yields_them_and_raises_them_at_the_end(self, kind: str) -> None:
+        with Pool(fail_on_odd, exception_behavior=ExceptionBehaviour.DEFERRED, **KINDS[kind]) as pool:
             results = pool(range(4))
             found = [next(results) for _ in range(4)]
             with pytest.raises(Exception, match="KeyError") as caught:
@@ -376,15 +376,15 @@ class TestExceptions:
         assert [error.args for error in caught.value.args] == [(1,), (3,)]
 
     @pytest.mark.parametrize("spelling", ["exception_behavior", "exception_behaviour"])
-    def test_ignore_yields_them(self, way: str, spelling: str) -> None:
-        with Pool(fail_on_odd, **{spelling: "ignore"}, **WAYS[way]) as pool:
+    def test_ignore_yields_them(self, kind: str, spelling: str) -> None:
+        with Pool(fail_on_odd, **{spelling: "ignore"}, **KINDS[kind]) as pool:
             found = list(pool(range(4)))
         assert [type(result) for result in found] == [int, KeyError, int, KeyError]
 
     @pytest.mark.parametrize("behaviour", ["immediate", "deferred", "ignore"])
-    def test_an_exception_that_is_returned_is_a_value(self, way: str, behaviour: str) -> None:
+    def test_an_exception_that_is_returned_is_a_value(self, kind: str, behaviour: str) -> None:
         """It counted as raised."""
-        with Pool(return_error, exception_behavior=behaviour, **WAYS[way]) as pool:
+        with Pool(return_error, exception_behavior=behaviour, **KINDS[kind]) as pool:
             assert [error.args for error in pool(range(3))] == [(0,), (1,), (2,)]
 
 
@@ -437,20 +437,20 @@ def test_a_time_limit_for_threads_is_refused() -> None:
         Pool(square, 2, use_threads=True, task_timeout=1.0)
 
 
-@pytest.mark.parametrize("way", ["processes", "threads"])
-def test_a_worker_that_exits_is_an_error_of_its_item(way: str) -> None:
-    with Pool(exit_on_three, exception_behavior="ignore", **WAYS[way]) as pool:
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_worker_that_exits_is_an_error_of_its_item(kind: str) -> None:
+    with Pool(exit_on_three, exception_behavior="ignore", **KINDS[kind]) as pool:
         found = list(pool(range(5)))
     assert isinstance(found[3], RuntimeError)
     assert str(found[3]) == "the worker called sys.exit(7)"
     assert "exit_on_three" in str(found[3].__cause__)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_constructor_that_fails_is_told_once_as_itself(way: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_constructor_that_fails_is_told_once_as_itself(kind: str) -> None:
     """Every item failed with it, and the constructor was tried for each."""
     with pytest.raises(LookupError, match="no such weights"):
-        Pool(Broken("no such weights"), exception_behavior="ignore", **WAYS[way])
+        Pool(Broken("no such weights"), exception_behavior="ignore", **KINDS[kind])
 
 
 def test_an_object_that_is_not_callable_is_refused_in_words() -> None:
@@ -478,12 +478,12 @@ def test_exited_tells_of_the_with_block_alone() -> None:
     assert results.parent_obj.exited
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_breaking_off_without_a_with_block_leaves_nothing_behind(way: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_breaking_off_without_a_with_block_leaves_nothing_behind(kind: str) -> None:
     """At once: nothing waits for the garbage collector."""
     gc.disable()
     try:
-        pool = Pool(square, **WAYS[way])
+        pool = Pool(square, **KINDS[kind])
         is_alive = weakref.ref(pool)
         for result in pool(itertools.count()):
             if result > 100:
@@ -494,8 +494,8 @@ def test_breaking_off_without_a_with_block_leaves_nothing_behind(way: str) -> No
         gc.enable()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_error_without_a_with_block_leaves_nothing_behind(way: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_without_a_with_block_leaves_nothing_behind(kind: str) -> None:
     def odd_input() -> Iterator[int]:
         yield 0
         raise OSError("the disk is gone")
@@ -503,7 +503,7 @@ def test_an_error_without_a_with_block_leaves_nothing_behind(way: str) -> None:
     gc.disable()
     try:
         for items, expected in ((range(4), KeyError), (odd_input(), OSError)):
-            pool = Pool(fail_on_odd, **WAYS[way])
+            pool = Pool(fail_on_odd, **KINDS[kind])
             is_alive = weakref.ref(pool)
             with pytest.raises(expected) as caught:
                 list(pool(items))
