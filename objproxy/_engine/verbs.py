@@ -136,7 +136,7 @@ class Verbs:
         policy: Policy,
         *,
         chunksize: int | None = None,
-        buffersize: int | Callable[[], int] | None = None,
+        buffersize: int | Callable[[float | None], int] | None = None,
     ) -> StreamRun:
         """Prepare a map whose items are still to be put."""
         call = self._map_call(method, n_workers, policy, chunksize)
