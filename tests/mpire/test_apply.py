@@ -48,7 +48,9 @@ def test_applies_keep_their_workers(make_process: MakePool) -> None:
     assert pool.apply(targets.pid_of) not in pids
 
 
-def test_functions_without_a_name_are_new_each_time(make_process: MakePool) -> None:
+def test_functions_without_a_name_are_new_each_time(make_process: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("_MAX_KEPT", "_MAX_NUMBERED"):
+        monkeypatch.setattr(f"objproxy.mpire.session.{limit}", 4)
     pool, calls = make_process(1), {"n": 0}
 
     def count() -> int:
@@ -57,7 +59,7 @@ def test_functions_without_a_name_are_new_each_time(make_process: MakePool) -> N
     for n in range(3):
         calls["n"] = n
         assert pool.apply(count) == n
-    assert [pool.apply(lambda x: x + 1, 4) for _ in range(150)] == [5] * 150
+    assert [pool.apply(lambda x: x + 1, 4) for _ in range(12)] == [5] * 12
 
 
 def test_a_replaced_worker_is_told_the_functions_again(make_process: MakePool) -> None:
