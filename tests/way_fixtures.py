@@ -51,8 +51,8 @@ def _way_number(item: pytest.Item) -> int:
 def _fits(way: Way, marks: set[str]) -> bool:
     if "not_fork" in marks and way.name == "fork":
         return False
-    if "in_memory" in marks:
-        return not way.is_process
+    if "in_memory" in marks and way.is_process:
+        return False
     return (way.is_process or "processes" not in marks) and (way.is_concurrent or "concurrent" not in marks)
 
 
