@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import glob
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from targets import Gate, poll_until
 
 _SHARED_MEMORY = Path("/dev/shm")
 _DESCRIPTORS = Path("/proc/self/fd")
+_HAS_LISTS = bool(glob.glob("/proc/self/task/*/children"))
 
 #: The engine's first stays for half a second after the last future, its second while any pool holds shared memory (also one of
 #: a module's tests), and tests show that they go. The last is tqdm's, for ever.
@@ -24,9 +26,40 @@ _LINGERING_THREADS = ("objproxy-pump", "objproxy-trim", "TMonitor")
 
 def _children() -> set[int]:
     """Return the children of all generations but the root nursery, which lives as long as the program, and its spare."""
-    children = psutil.Process().children(recursive=True)
+    children = [process for pid in _descendants() if (process := _process(pid)) is not None]
     spares = [pid for child in children if _is_root(child) for pid in _pids_below(child)][-1:]
     return {child.pid for child in children if not _may_stay(child)} - {*spares}
+
+
+def _descendants() -> list[int]:
+    """Return the processes below this one; looked at until two looks agree, since one that ends may hide its neighbour."""
+    found = list(_walk(os.getpid()))
+    while (again := list(_walk(os.getpid()))) != found:
+        found = again
+    return found
+
+
+def _walk(pid: int) -> Iterator[int]:
+    """Yield the processes below one from the kernel's own lists: a look at every process of the machine costs far more."""
+    if not _HAS_LISTS:
+        yield from (child.pid for child in psutil.Process(pid).children(recursive=True))
+        return
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(path) as lists:
+                children = [int(child) for child in lists.read().split()]
+        except OSError:  # it has just ended
+            continue
+        for child in children:
+            yield child
+            yield from _walk(child)
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _may_stay(process: psutil.Process) -> bool:

@@ -22,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "concurrent: only where workers run at the same time as the caller")
     config.addinivalue_line("markers", "in_memory: only where workers share the caller's memory")
     config.addinivalue_line("markers", "not_fork: not where workers are forked from the program itself")
+    config.addinivalue_line(
+        "markers", "not_spawn: not where workers are fresh interpreters; once they run, they do as those of a nursery"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -50,6 +53,8 @@ def _way_number(item: pytest.Item) -> int:
 
 def _fits(way: Way, marks: set[str]) -> bool:
     if "not_fork" in marks and way.name == "fork":
+        return False
+    if "not_spawn" in marks and way.name == "spawn":
         return False
     if "in_memory" in marks and way.is_process:
         return False

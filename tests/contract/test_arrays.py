@@ -33,6 +33,9 @@ class Sample:
     more: dict[str, Any]
 
 
+pytestmark = pytest.mark.not_spawn
+
+
 class Column:
     """Gives its buffer out of band, as the columns of data frames do."""
 
