@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "in_memory: only where workers share the caller's memory")
     config.addinivalue_line("markers", "not_fork: not where workers are forked from the program itself")
     config.addinivalue_line(
-        "markers", "not_spawn: not where workers are fresh interpreters; once they run, they do as those of a nursery"
+        "markers", "not_spawn: not where workers are fresh interpreters, which then run as any others"
     )
 
 
