@@ -22,9 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "concurrent: only where workers run at the same time as the caller")
     config.addinivalue_line("markers", "in_memory: only where workers share the caller's memory")
     config.addinivalue_line("markers", "not_fork: not where workers are forked from the program itself")
-    config.addinivalue_line(
-        "markers", "not_spawn: not where workers are fresh interpreters, which then run as any others"
-    )
+    config.addinivalue_line("markers", "not_spawn: not where workers are fresh interpreters, which then run as any others")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
