@@ -206,13 +206,11 @@ class WorkerChannel:
         """Write frames, whole, however long the parent takes to read them."""
         with self._lock:
             try:
-                sent = os.write(self._fd, data)
-            except BlockingIOError:
-                sent = 0
-            if sent < len(data):
-                self._send_rest(memoryview(data)[sent:])
+                self._write_all(memoryview(data))
+            except (BrokenPipeError, ConnectionResetError) as exc:
+                raise ChannelClosedError("the parent is gone") from exc
 
-    def _send_rest(self, rest: memoryview) -> None:
+    def _write_all(self, rest: memoryview) -> None:
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
