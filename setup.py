@@ -1,13 +1,17 @@
 """What objproxy is and needs; the settings of the tools are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
+PACKAGE = Path(__file__).with_name("objproxy") / "__init__.py"
 
 # mesa needs networkx to be imported at all, and asks for it in its extra alone.
 EXAMPLES = ["lark>=1.2", "matplotlib>=3.8", "mesa[network]>=3.3,<4", "scikit-learn>=1.4"]
+
+DASHBOARD = ["starlette>=0.40", "uvicorn>=0.30"]
 
 EXTRAS = {
     "test": [
@@ -22,6 +26,7 @@ EXTRAS = {
         "rich>=13",
         "ruff>=0.8",
         "threadpoolctl>=3.5",
+        *DASHBOARD,
         *EXAMPLES,  # a test runs every example
     ],
     "examples": EXAMPLES,
@@ -41,12 +46,13 @@ EXTRAS = {
     "progress": ["ipywidgets>=8", "rich>=13"],
     "plot": ["matplotlib>=3.8"],
     "gpu": ["nvidia-ml-py>=12"],
+    "dashboard": DASHBOARD,
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
 setup(
     name="objproxy",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)[1],
     description="A pool of live objects, one in each worker process: call their methods as if they were one",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -54,7 +60,8 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["objproxy", "objproxy.*"]),
-    package_data={"objproxy": ["py.typed"]},
+    package_data={"objproxy": ["py.typed"], "objproxy.dashboard": ["static/*"]},
+    entry_points={"console_scripts": ["objproxy = objproxy.dashboard.command:main"]},
     python_requires=">=3.11",
     install_requires=["cloudpickle>=3.0", "numpy>=1.24", "tqdm>=4.64"],
     extras_require=EXTRAS,

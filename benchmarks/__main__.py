@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     argument_sizes,
+    bar_cost,
     broadcast_memory,
     import_time,
     large_arguments,
@@ -37,6 +38,7 @@ QUESTIONS = {
     "mpire_three": mpire_three.EXPERIMENTS,
     "small_faces": small_faces.EXPERIMENTS,
     "ompr_queue": ompr_queue.EXPERIMENTS,
+    "bar_cost": bar_cost.EXPERIMENTS,
     "start_up": start_up.EXPERIMENTS,
     "lazy_memory": lazy_memory.EXPERIMENTS,
     "import_time": import_time.EXPERIMENTS,

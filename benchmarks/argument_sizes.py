@@ -24,6 +24,7 @@ from benchmarks import _work
 from benchmarks._command import run_script
 from benchmarks._lane import check
 from benchmarks._model import OURS, Contender, Experiment, Outcomes, Target
+from benchmarks._pipe import forked
 
 #: ``call(array)`` sends the array to the worker and waits until it has it.
 _Call = Callable[[Any], None]
@@ -85,22 +86,14 @@ def _open_inline() -> Iterator[_Call]:
 
 @contextmanager
 def _open_pipe() -> Iterator[_Call]:
-    there_read, there_write = os.pipe()
-    back_read, back_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(there_write)
-        _serve(there_read, back_write)
-    os.close(there_read)
+    with forked(_serve) as (there_write, back_read):
 
-    def call(array: Any) -> None:
-        data = pickle.dumps(array, 5)
-        _write_all(there_write, struct.pack("<Q", len(data)), data)
-        check(os.read(back_read, 1) == b".")
+        def call(array: Any) -> None:
+            data = pickle.dumps(array, 5)
+            _write_all(there_write, struct.pack("<Q", len(data)), data)
+            check(os.read(back_read, 1) == b".")
 
-    yield call
-    os.close(there_write)
-    os.waitpid(pid, 0)
+        yield call
 
 
 def _write_all(descriptor: int, head: bytes, data: bytes) -> None:

@@ -21,6 +21,7 @@ from benchmarks import _work
 from benchmarks._command import run_script
 from benchmarks._lane import check
 from benchmarks._model import Contender, Experiment, contenders_of, ratio
+from benchmarks._pipe import forked
 
 #: ``caller(x)`` is one round trip.
 Caller = Callable[[int], int]
@@ -69,21 +70,13 @@ def _open_manager() -> Iterator[Caller]:
 
 @contextmanager
 def _open_pipe() -> Iterator[Caller]:
-    there_read, there_write = os.pipe()
-    back_read, back_write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(there_write)
-        _serve(there_read, back_write)
-    os.close(there_read)
+    with forked(_serve) as (there_write, back_read):
 
-    def call(x: int) -> int:
-        _send(there_write, ("inc", (x,), {}))
-        return _receive(back_read)
+        def call(x: int) -> int:
+            _send(there_write, ("inc", (x,), {}))
+            return _receive(back_read)
 
-    yield call
-    os.close(there_write)
-    os.waitpid(pid, 0)
+        yield call
 
 
 def _serve(there_read: int, back_write: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from benchmarks import _work
@@ -115,13 +115,14 @@ class GrowthWatch:
         self.growth: dict[int, int] = {}
 
     def look(self) -> None:
-        """Note the memory of every process."""
+        """Note the memory of every process; one that ends meanwhile, as those that start workers may, is left out."""
         import psutil
 
         this = psutil.Process()
         now = {this.pid: resident_nbytes()}
         for child in this.children(recursive=True):
-            now[child.pid] = child.memory_info().rss
+            with suppress(psutil.NoSuchProcess):
+                now[child.pid] = child.memory_info().rss
         for pid, nbytes in now.items():
             self.growth[pid] = max(self.growth.get(pid, 0), nbytes - self._first.setdefault(pid, nbytes))
 

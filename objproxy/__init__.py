@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from objproxy._worker.context import Worker, current_worker, report_progress
+    from objproxy.dashboard.control import DashboardDetails, connect_to_dashboard, shutdown_dashboard, start_dashboard
     from objproxy.errors import (
         ArgumentPickleError,
         DeviceError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         WorkerDiedError,
         WorkerInitError,
     )
+    from objproxy.making import preload
     from objproxy.ompr.helpers import OMPRException
     from objproxy.ompr.runner import OMPRunner
     from objproxy.ompr.simple import simple_process
@@ -36,8 +38,14 @@ if TYPE_CHECKING:
     from objproxy.shared import SharedArray, SharedValue
     from objproxy.sharing_names import SharedArrayWrapper, Unpacker, iterlen, lenrepeat, lenzip, unpack
 
+__version__ = "0.1.0"
+
 _HOMES = {
     **dict.fromkeys(("ParallelCall", "ParallelFunction", "parallelise"), "objproxy.parallel"),
+    "preload": "objproxy.making",
+    **dict.fromkeys(
+        ("DashboardDetails", "connect_to_dashboard", "shutdown_dashboard", "start_dashboard"), "objproxy.dashboard.control"
+    ),
     "OMPRException": "objproxy.ompr.helpers",
     "OMPRunner": "objproxy.ompr.runner",
     "RunningWorker": "objproxy.ompr.worker",
@@ -72,6 +80,7 @@ _HOMES = {
 
 __all__ = [
     "ArgumentPickleError",
+    "DashboardDetails",
     "DeviceError",
     "NotSupportedError",
     "OMPRException",
@@ -96,13 +105,17 @@ __all__ = [
     "Worker",
     "WorkerDiedError",
     "WorkerInitError",
+    "connect_to_dashboard",
     "current_worker",
     "iterlen",
     "lenrepeat",
     "lenzip",
     "parallelise",
+    "preload",
     "report_progress",
+    "shutdown_dashboard",
     "simple_process",
+    "start_dashboard",
     "unpack",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
@@ -19,14 +20,13 @@ from objproxy._engine.futures import CallFuture
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
-from objproxy._engine.workers import WorkerRecord
 from objproxy._pickle_path import explain_operation
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
-from objproxy.insights import Insights, SlowItem, WorkerInsights, WorkerView, memory_of
+from objproxy.insights import Insights, SlowItem, WorkerView
 from objproxy.options import CallOptions
 from objproxy.progress import Reports
 from objproxy.recipe import PoolRecipe
@@ -34,6 +34,22 @@ from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
 from objproxy.timeline import Timeline
+from objproxy.views import count_seconds, keep_start_times, view_workers
+
+#: The pools of this program by their numbers; whoever looks at all of them keeps none alive.
+cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()
+
+#: Are told of every pool that is made, before it starts.
+greeters: list[Callable[[PoolCore], None]] = []
+
+_numbers = itertools.count(1)
+
+
+class FailureWatch(Protocol):
+    """Wants to know what has failed."""
+
+    def note_failure(self, error: BaseException, method: str, item: int | None, worker_id: int | None) -> None:
+        """Take notice of the error of a task."""
 
 
 class PoolCore:
@@ -77,6 +93,11 @@ class PoolCore:
         self._finalizer = weakref.finalize(
             self, _end_forgotten, self.driver, recipe.name if settings.warn_unclosed else None, os.getpid()
         )
+        self.failure_watch: FailureWatch | None = None
+        self.number = next(_numbers)
+        cores[self.number] = self
+        for greet in greeters:
+            greet(self)
 
     def __repr__(self) -> str:
         method = self.settings.start_method or next(iter(self.backend.capabilities.start_methods), "")
@@ -107,14 +128,14 @@ class PoolCore:
     def close(self, timeout: float | None) -> None:
         """Finish and end."""
         self._finalizer.detach()
-        self._keep_start_times()
+        keep_start_times(self.driver.state, self.backend)
         self.driver.close(timeout)
         self.recipe.forget()
 
     def kill(self) -> None:
         """End now."""
         self._finalizer.detach()
-        self._keep_start_times()
+        keep_start_times(self.driver.state, self.backend)
         self.driver.kill(PoolClosedError("the pool was killed before this was done"))
         self.recipe.forget()
 
@@ -207,14 +228,12 @@ class PoolCore:
         failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
+        errors = {worker_id: self.with_note(outcomes[worker_id].error, name, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
-            error = self.with_note(outcomes[failing[0]].error, name, None, failing[0])
-            for worker_id in failing[1:]:
-                other = outcomes[worker_id].error
+            error = errors.pop(failing[0])
+            for worker_id, other in errors.items():
                 error.add_note(f"worker {worker_id} failed too: {type(other).__name__}: {other}")
             raise error
-        for worker_id in failing:
-            self.with_note(outcomes[worker_id].error, name, None, worker_id)
         return self._with_errors(outcomes, name, options)
 
     def settle_pieces(self, pieces: list[Sequence[Any]], name: str, options: CallOptions) -> list[Sequence[Any]]:
@@ -246,6 +265,8 @@ class PoolCore:
             note = f"raised{where} by method {name!r}{which}"
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
+        if self.failure_watch is not None:
+            self.failure_watch.note_failure(error, name, item, worker_id)
         return error
 
     def journal(self, operation: Operation) -> Callable[[int], None]:
@@ -264,56 +285,25 @@ class PoolCore:
     def views(self) -> tuple[WorkerView, ...]:
         """Return one record for each worker."""
         self.driver.look()
-        return tuple(self._view(record) for record in _sorted_records(self.driver.state))
-
-    def _view(self, record: WorkerRecord) -> WorkerView:
-        pid = self.backend.info(record.worker_id).pid
-        device = self.recipe.describe_device(record.worker_id)
-        return WorkerView(record.worker_id, pid, device, record.generation, record.phase, record.n_tasks, memory_of(pid))
+        return view_workers(self.driver.state, self.backend, self.recipe)
 
     def dump_stacks(self, timeout: float) -> dict[int, str]:
         """Return where the threads of each worker stand; for one that does not tell, what its process does."""
         stacks = self.driver.ask_for_stacks(self.backend.now() + timeout)
-        return {worker_id: stack or self._describe_silence(worker_id, timeout) for worker_id, stack in stacks.items()}
+        return {worker_id: stack or self._describe_silence(worker_id) for worker_id, stack in stacks.items()}
 
-    def _describe_silence(self, worker_id: int, timeout: float) -> str:
+    def _describe_silence(self, worker_id: int) -> str:
         pid = self.backend.info(worker_id).pid
         state = None if pid is None else process_state(pid)
-        return f"worker {worker_id} (pid {pid}) has not told within {timeout:g} s; its process is {state or 'not known'}\n"
+        return f"worker {worker_id} (pid {pid}) has not told where it stands; its process is {state or 'not known'}\n"
 
     def insights(self) -> Insights:
         """Return where the time went."""
-        self._keep_start_times()
-        state, now = self.driver.state, self.backend.now()
-        records = {**state.removed, **state.workers}
-        workers = tuple(self._worker_insights(records[worker_id], now) for worker_id in sorted(records))
+        state = self.driver.state
+        workers = count_seconds(state, self.backend)
         if self.timeline is not None:
             return Insights(workers, self.timeline.slowest(), self.timeline.spans(), self.timeline.totals())
         return Insights(workers, tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True)))
-
-    def _keep_start_times(self) -> None:
-        """Note how long the workers took to come up, as long as the back end knows it."""
-        for record in list(self.driver.state.workers.values()):
-            info = self.backend.info(record.worker_id)
-            record.start_up_seconds = info.start_up_seconds or record.start_up_seconds
-            record.init_seconds = info.init_seconds or record.init_seconds
-
-    def _worker_insights(self, record: WorkerRecord, now: float) -> WorkerInsights:
-        alive = (record.ended_at or now) - record.created_at
-        known = record.start_up_seconds + record.init_seconds + record.working_seconds + record.exit_seconds
-        return WorkerInsights(
-            record.worker_id,
-            record.n_tasks,
-            record.start_up_seconds,
-            record.init_seconds,
-            max(0.0, alive - known),
-            record.working_seconds,
-            record.exit_seconds,
-        )
-
-
-def _sorted_records(state: PoolState) -> list[WorkerRecord]:
-    return [record for _, record in sorted(state.workers.items())]
 
 
 def _context(

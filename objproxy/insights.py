@@ -35,6 +35,10 @@ class WorkerView:
         Items it has done, over all generations.
     rss : int or None
         Bytes of memory it holds now, where that can be read.
+    method : str
+        What it runs; "" if it runs nothing.
+    running_seconds : float
+        For how long.
     """
 
     id: int
@@ -44,6 +48,8 @@ class WorkerView:
     state: str
     n_tasks: int
     rss: int | None
+    method: str = ""
+    running_seconds: float = 0.0
 
     @property
     def worker_id(self) -> int:
@@ -240,20 +246,27 @@ def describe(insights: Insights) -> str:
     return "\n".join(lines)
 
 
+#: Viewers take thread 0 for no thread, and the one whose number is the process's for its main thread.
+_TRACE_PID, _FIRST_TRACE_TID = 1, 1000
+
+
 def _trace_events(insights: Insights) -> Iterator[dict[str, Any]]:
     """Yield the events of a trace: complete events (phase "X") in microseconds, and the names of the rows."""
-    yield {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "objproxy"}}
+    yield {"ph": "M", "pid": _TRACE_PID, "name": "process_name", "args": {"name": "objproxy"}}
     for worker_id in sorted({span.worker_id for span in insights.timeline}):
-        yield {"ph": "M", "pid": 1, "tid": worker_id, "name": "thread_name", "args": {"name": f"worker {worker_id}"}}
+        row = {"ph": "M", "pid": _TRACE_PID, "tid": _FIRST_TRACE_TID + worker_id}
+        yield {**row, "name": "thread_name", "args": {"name": f"worker {worker_id}"}}
+        yield {**row, "name": "thread_sort_index", "args": {"sort_index": worker_id}}
     for span in insights.timeline:
+        began, ended = round(span.began * 1e9), round((span.began + span.seconds) * 1e9)  # so that neighbours never overlap
         yield {
             "ph": "X",
-            "pid": 1,
-            "tid": span.worker_id,
+            "pid": _TRACE_PID,
+            "tid": _FIRST_TRACE_TID + span.worker_id,
             "name": span.method or span.kind,
             "cat": span.kind,
-            "ts": round(span.began * 1e6, 3),
-            "dur": round(span.seconds * 1e6, 3),
+            "ts": began / 1000,
+            "dur": (ended - began) / 1000,
             "args": {"generation": span.generation, "item": span.item, "n_items": span.n_items},
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,9 @@ from typing import Any
 from objproxy import backends
 from objproxy._checks import check_count, check_flag
 from objproxy._cpus import usable_cpu_count
+from objproxy._worker import nursery
 from objproxy.backends.base import Backend
+from objproxy.backends.nurseries import settle_start_method
 from objproxy.backends.watched import WatchedBackend, Watcher
 from objproxy.core import PoolCore
 from objproxy.devices import Device, resolve_devices
@@ -23,6 +26,29 @@ from objproxy.startup import StartUpBar
 from objproxy.timeline import Timeline
 
 _pool_numbers = itertools.count(1)
+
+#: What a pool of processes loads when it is made, and this module does not.
+_LOADED_LATER = (
+    "cloudpickle",
+    "objproxy._engine.streaming",
+    "objproxy._worker.logs",
+    "objproxy._worker.loop",
+    "objproxy.backends.choice",
+    "objproxy.backends.process",
+    "objproxy.names",
+)
+
+
+def preload() -> None:
+    """Load what a program's first pool would otherwise load while it is made: a few hundredths of a second.
+
+    Call it where waiting hurts less than where the pool is made. No process is started. To call it again does nothing, nor
+    does it in a worker.
+    """
+    if nursery.is_serving:  # a class's module may call this, and workers seldom make pools
+        return
+    for name in _LOADED_LATER:
+        importlib.import_module(name)
 
 
 def make_core(
@@ -65,20 +91,6 @@ def make_core(
     **kwargs
         As for `objproxy.ProxyPool`.
     """
-    settings = PoolSettings(
-        dedicated=dedicated,
-        start_method=start_method,
-        max_tasks_per_worker=max_tasks_per_worker,
-        max_rss=max_rss,
-        max_restarts=max_restarts,
-        on_restart=on_restart,
-        init_timeout=init_timeout,
-        stall_warning=stall_warning,
-        threads_per_worker=threads_per_worker,
-        shared_memory_limit=shared_memory_limit,
-        warn_unclosed=warn_unclosed,
-        **({"on_progress": on_progress} if on_progress is not None else {}),
-    )
     _check_seed(seed)
     check_flag("timeline", timeline)
     check_progress_bar(init_progress_bar)
@@ -86,9 +98,22 @@ def make_core(
         raise TypeError(f"name={name!r}: expected a str")
     engine = backends.resolve(backend, separate_processes=separate_processes)
     try:
-        settings.check_for(engine.name, engine.capabilities)
         resolved, n_workers = _resolve_workers(devices, worker_count, init_args_each)
-        _refuse_bare_fork(start_method, resolved)
+        settings = PoolSettings(
+            dedicated=dedicated,
+            start_method=_choose_start_method(start_method, engine, resolved),
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_rss=max_rss,
+            max_restarts=max_restarts,
+            on_restart=on_restart,
+            init_timeout=init_timeout,
+            stall_warning=stall_warning,
+            threads_per_worker=threads_per_worker,
+            shared_memory_limit=shared_memory_limit,
+            warn_unclosed=warn_unclosed,
+            **({"on_progress": on_progress} if on_progress is not None else {}),
+        )
+        settings.check_for(engine.name, engine.capabilities)
         recipe = PoolRecipe(
             ClassInfo(cls),
             name=name or f"pool-{next(_pool_numbers)}",
@@ -133,13 +158,15 @@ def _resolve_workers(
     return resolved, worker_count or len(resolved)
 
 
-def _refuse_bare_fork(start_method: str | None, devices: Sequence[Device | None]) -> None:
-    """Refuse what cannot work: a CUDA context does not survive a fork, every call into it fails, or hangs."""
-    if start_method == "fork" and any(device is not None for device in devices):
+def _choose_start_method(wanted: str | None, engine: Backend, devices: Sequence[Device | None]) -> str | None:
+    """Return ``start_method=`` for these devices: calls into a CUDA context that was forked fail, or hang."""
+    has_gpus = any(device is not None for device in devices)
+    if wanted == "fork" and has_gpus:
         raise NotSupportedError(
             "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
             "leave start_method out, or give 'forkserver' or 'spawn'"
         )
+    return settle_start_method(wanted, may_fork=bool(engine.capabilities.start_methods) and not has_gpus)
 
 
 def _arguments(

@@ -158,7 +158,7 @@ class PoolMethod(_Method):
         source = make_source(self._info.name, args, kwargs)
 
         def on_arrival(arrival: Arrival) -> None:
-            if arrival.has_failures and options.on_error != "skip":
+            if arrival.has_failures:
                 self._note_failures(arrival, must_raise=options.on_error == "raise")
             progress.update(len(arrival.outcomes))
 
@@ -221,9 +221,9 @@ class PoolMethod(_Method):
         progress = self._progress(options, source.total)
 
         def on_failure(index: int, error: BaseException, worker_id: int | None) -> Any:
+            error = core.with_note(error, self._info.name, index, worker_id)
             if options.on_error == "skip":
                 return SKIP
-            error = core.with_note(error, self._info.name, index, worker_id)
             if options.on_error == "return":
                 return error
             if isinstance(error, StopIteration):
@@ -303,7 +303,9 @@ class PoolMethod(_Method):
         run = core.verbs.stream(
             name, core.n_workers, options.policy, chunksize=options.chunksize, buffersize=options.buffersize
         )
-        return TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=core.settle_value)
+        stream = TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=core.settle_value)
+        core.reports.count_stream(name, stream)
+        return stream
 
     # ---- futures and asyncio -----------------------------------------------------------------------------------------
 

@@ -6,13 +6,16 @@ left to the library's own pace, ten times a second, so that a bar costs next to 
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Progress", "STYLES"]  # noqa: RUF022
+__all__ = ["CallCount", "Progress", "STYLES"]  # noqa: RUF022
 
 #: Names of the ways to draw a bar.
 STYLES = ("std", "rich", "notebook")
@@ -40,6 +43,39 @@ def check_progress_bar(wanted: Any) -> None:
             f"progress_bar={wanted!r}: expected True, False, a style ('std', 'rich', 'notebook'), a dict of tqdm's options "
             "(and 'style'), or a function of (done, total)"
         )
+
+
+class CallCount(NamedTuple):
+    """How far a call of a pool is.
+
+    Attributes
+    ----------
+    number : int
+        Unique in the program; later calls have larger ones.
+    method : str
+        What it runs.
+    n_done : int
+        Items that have come back.
+    total : int or None
+        All of its items, if their number is known; of a stream those that were put so far.
+    began : float
+        When, in seconds since the epoch.
+    ended : float or None
+        When it ended; None while it runs.
+    error : str
+        The type of the error that ended it; "" if none has.
+    """
+
+    number: int
+    method: str
+    n_done: int
+    total: int | None
+    began: float
+    ended: float | None = None
+    error: str = ""
+
+
+_call_numbers = itertools.count(1)
 
 
 class _Bar(Protocol):
@@ -71,7 +107,7 @@ class Progress:
     description : str
         Shown in front of the bar.
     reports : Reports or None
-        Where tasks tell how far they are; shown behind the bar.
+        Of the pool: what tasks tell there is shown behind the bar, and there the call can be seen while it runs.
 
     Raises
     ------
@@ -82,6 +118,9 @@ class Progress:
     def __init__(self, wanted: Any, total: int | None, description: str, reports: Reports | None = None) -> None:
         self.n_done = 0
         self._total = total
+        self._description = description
+        self._began = time.time()
+        self._reports = reports
         self._callback: Callable[[int, int | None], Any] | None = None
         self._bar: _Bar | None = None
         if callable(wanted):
@@ -92,6 +131,9 @@ class Progress:
             self._bar = _make_bar(options.pop("style", "std"), options)
             if reports is not None:
                 reports.bars.add(self)
+        if reports is not None:  # last, since a bar that cannot be made ends the call
+            self._number = next(_call_numbers)
+            reports.running[self._number] = self
 
     def update(self, n_items: int) -> None:
         """Note that `n_items` more are done."""
@@ -106,8 +148,15 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text)
 
+    def count(self, ended: float | None = None, error: BaseException | None = None) -> CallCount:
+        """Return how far the call is that this counts for."""
+        kind = type(error).__name__ if error is not None else ""
+        return CallCount(self._number, self._description, self.n_done, self._total, self._began, ended, kind)
+
     def close(self, error: BaseException | None = None) -> None:
         """Close the bar; `error` is why it will never be full."""
+        if self._reports is not None:
+            self._reports.end(self._number, error)
         bar, self._bar = self._bar, None
         if bar is not None:
             if error is not None:
@@ -122,6 +171,34 @@ class Progress:
         self.close(error)
 
 
+class Stream(Protocol):
+    """What is counted of a stream of tasks."""
+
+    @property
+    def n_put(self) -> int:
+        """Items that were put."""
+
+    @property
+    def n_done(self) -> int:
+        """Items whose result has arrived."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamCount:
+    """Counts a stream, which it does not keep alive."""
+
+    number: int
+    method: str
+    held: weakref.ref[Stream]
+    began: float
+
+    def count(self, ended: float | None = None, error: BaseException | None = None) -> CallCount:
+        """Return how far the stream is."""
+        stream = self.held()
+        n_done, n_put = (0, 0) if stream is None else (stream.n_done, stream.n_put)
+        return CallCount(self.number, self.method, n_done, n_put, self.began, ended)
+
+
 class Reports:
     """Hands what tasks tell of themselves (`objproxy.report_progress`) to the caller's function, and to the bars.
 
@@ -129,12 +206,34 @@ class Reports:
     ----------
     callback : callable
         Called with (worker_id, done, total).
+
+    Attributes
+    ----------
+    running : dict of int to Progress or StreamCount
+        The calls of the pool that run, by their numbers; looked at by other threads.
+    ended : deque of CallCount, or None
+        Those that have ended lately; None while nobody wants to know.
     """
 
     def __init__(self, callback: Callable[[int, int, int | None], None]) -> None:
+        self.running: dict[int, Progress | StreamCount] = {}
+        self.ended: deque[CallCount] | None = None
         self.bars: weakref.WeakSet[Progress] = weakref.WeakSet()
         self._callback = callback
         self._latest: dict[int, str] = {}
+
+    def end(self, number: int, error: BaseException | None = None) -> None:
+        """Note that a call has ended."""
+        call = self.running.pop(number, None)
+        if call is not None and self.ended is not None:
+            self.ended.append(call.count(time.time(), error))
+
+    def count_stream(self, method: str, stream: Stream) -> None:
+        """Count a stream as long as there is one."""
+        number = next(_call_numbers)
+        # Nobody may be left to say that it has ended.
+        held = weakref.ref(stream, lambda _stream: self.running.pop(number, None))
+        self.running[number] = StreamCount(number, method, held, time.time())
 
     def __call__(self, worker_id: int, done: int, total: int | None) -> None:
         """Take a report in."""

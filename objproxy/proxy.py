@@ -50,7 +50,9 @@ class ProxyPool(Generic[T]):
         "process" (default), "thread", "serial", or an object with the methods of `objproxy.backends.base.Backend`.
         Default: the environment variable OBJPROXY_BACKEND, else "process".
     start_method : str or None
-        "forkserver" (default: clean and fast), "fork" or "spawn"; shown by ``repr(pool)``.
+        "forkserver" (default: clean and fast), "fork" or "spawn"; shown by ``repr(pool)``. "fork-if-safe" is "fork", the
+        fastest, on Linux, in a program that has one thread, those of compiled code counted too, with no GPU among the devices;
+        else the default.
     seed : int or None
         Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``,
         which in a map has a stream for each item that does not depend on the number of workers. Without a seed all
@@ -60,7 +62,8 @@ class ProxyPool(Generic[T]):
     max_rss : int or None
         Bytes of memory above which a worker is replaced by a fresh one, when it has finished what it was sent.
     max_restarts : tuple
-        (count, seconds): a worker that dies more often than `count` times within `seconds` is given up.
+        (count, seconds): a worker that dies more often than `count` times within `seconds` is given up. So is one whose
+        constructor fails more than `count` times in a row, or more than four times, whatever time that takes.
     on_restart : str
         What a replaced worker starts from: "fresh" (the constructor), "replay" (and the broadcasts made with
         ``options(journal=True)``), or "snapshot" (the last `checkpoint`).

@@ -85,7 +85,8 @@ class PoolSettings:
                 raise NotSupportedError(f"{name}={value!r} cannot be honoured by backend={backend!r}; use backend='process'")
         methods = capabilities.start_methods
         if self.start_method is not None and self.start_method not in methods:
-            raise ValueError(f"start_method={self.start_method!r}: expected one of {', '.join(map(repr, methods))}, or None")
+            names = ", ".join(map(repr, methods))
+            raise ValueError(f"start_method={self.start_method!r}: expected one of {names}, 'fork-if-safe' or None")
 
     @functools.cached_property
     def _n_cpus(self) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import heapq
 import reprlib
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from typing import Any
 
 from objproxy._engine import messages as m
@@ -130,11 +131,20 @@ class Timeline(Watcher):
         if len(self._slowest) > _N_SLOWEST:
             heapq.heappop(self._slowest)
 
+    def join(self, worker_id: int, generation: int, sent: Iterable[tuple[Batch, float]], now: float) -> None:
+        """Begin a lane of a worker that is there already, and has been sent these batches."""
+        self.started(worker_id, generation, now)
+        self._lanes[worker_id].sent.extend(sent)
+
     # ---- what it tells -----------------------------------------------------------------------------------------------
 
     def spans(self) -> tuple[Span, ...]:
         """Return the spans, in the order in which they ended."""
         return tuple(self._spans)
+
+    def seconds_at(self, now: float) -> float:
+        """Return a moment as the spans tell it: in seconds since the first worker was started."""
+        return 0.0 if self._origin is None else now - self._origin
 
     def slowest(self) -> tuple[SlowItem, ...]:
         """Return the slowest items, slowest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import glob
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ import pytest
 
 from objproxy import ProxyPool
 from targets import Gate, poll_until
+
+pytest_plugins = ["repeating"]
+
+# A run that was started in the background has SIGINT ignored, and so would have everything that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _DESCRIPTORS = Path("/proc/self/fd")

@@ -238,6 +238,11 @@ class Victim:
     def size(self, values: Any) -> int:
         return len(values)
 
+    def make_ones(self, n_values: int) -> Any:
+        import numpy as np
+
+        return np.ones(n_values)
+
     def make_rows(self, n_rows: int) -> list[bytes]:
         return rows(n_rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -179,10 +180,21 @@ def affinity(_: int) -> set[int]:
     return set(os.sched_getaffinity(0))
 
 
-class Unpicklable(Exception):
+class TwoPartError(Exception):
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first)
+        self.second = second
+
+
+def raise_two_parts(_: int) -> None:
+    raise TwoPartError("one", "two")
+
+
+class Unpicklable(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
 
 
 def raise_unpicklable(_: int) -> None:
-    raise Unpicklable("one", "two")
+    raise Unpicklable("one")

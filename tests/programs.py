@@ -35,8 +35,6 @@ PREAMBLE = """
 
 
 def _prepare(test_pid: int) -> None:
-    # A test run that was started in the background has SIGINT ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     platform.die_with_parent(test_pid)  # a test run that is ended leaves no program
 
 

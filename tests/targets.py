@@ -57,11 +57,20 @@ class CustomError(Exception):
         self.code = code
 
 
-class UnrebuildableError(Exception):
+class TwoPartError(Exception):
     """Pickles, and raises when it is unpickled: its constructor wants more than its arguments."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} {second}")
+        self.second = second
+
+
+class UnrebuildableError(TwoPartError):
+    """Has something that stays in its process."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first, second)
+        self.lock = threading.Lock()
 
 
 class BadArgument:
@@ -208,6 +217,9 @@ class Model:
 
     def raise_this(self, error: Any) -> NoReturn:
         raise error
+
+    def raise_two_parts(self) -> NoReturn:
+        raise TwoPartError("one", "two")
 
     def raise_unrebuildable(self) -> NoReturn:
         raise UnrebuildableError("one", "two")

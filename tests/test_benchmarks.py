@@ -19,7 +19,7 @@ from targets import poll_until
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import _lane, _memory, _report, _rounds, argument_sizes, uneven_items  # noqa: E402  (the folder is no part of the package)
+from benchmarks import _lane, _report, _rounds, argument_sizes, small_faces, uneven_items  # noqa: E402  (the folder is no part of the package)
 from benchmarks._model import (  # noqa: E402
     OURS,
     Contender,
@@ -47,6 +47,7 @@ QUESTIONS = {
     "mpire_three": 3,
     "small_faces": 3,
     "ompr_queue": 4,
+    "bar_cost": 1,
     "lazy_memory": 1,
     "import_time": 1,
 }
@@ -231,14 +232,35 @@ def test_a_skipped_contender_takes_no_turn() -> None:
     assert list(outcomes) == ["first"]
 
 
+WATCHED = """
+import subprocess, sys, time
+import psutil
+from benchmarks._memory import MemoryWatch
+
+with MemoryWatch() as watch:
+    assert watch.begin() > 0
+    code = "import sys; data = bytearray(b'x') * 100_000_000; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        while psutil.Process(child.pid).memory_info().rss < 100_000_000:
+            time.sleep(0.01)
+        print(watch.end())
+"""
+
+
 def test_memory_of_descendants_is_watched() -> None:
-    with _memory.MemoryWatch() as watch:
-        assert watch.begin() > 0
-        code = "import sys; data = bytearray(b'x') * 50_000_000; sys.stdin.read()"
-        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-            poll_until(lambda: psutil.Process(child.pid).memory_info().rss > 50_000_000, 30.0)
-            growth = watch.end()
-    assert growth > 40_000_000  # other processes may have ended meanwhile
+    # In a session of its own, since what others of the session do counts too.
+    command = [sys.executable, "-c", WATCHED]
+    ended = subprocess.run(command, cwd=ROOT, start_new_session=True, capture_output=True, text=True, check=True, timeout=300)
+    assert 90_000_000 < int(ended.stdout) < 200_000_000
+
+
+def test_a_process_that_ends_while_growth_is_watched_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        ended = psutil.Process(process.pid)
+    monkeypatch.setattr(psutil.Process, "children", lambda *_args, **_keywords: [ended])
+    watch = small_faces.GrowthWatch()
+    watch.look()
+    assert [*watch.growth] == [os.getpid()]
 
 
 def test_a_table_shows_those_that_have_no_values_too() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from objproxy import ProxyPool
+from objproxy._worker import wire
+from objproxy.backends.debugging import DebugDesk
 from targets import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +111,21 @@ def test_a_debugger_of_a_worker_reads_and_changes_its_variables(sessions: list[S
     assert session.process.wait(PATIENCE_SECONDS) == 0
 
 
+def test_ctrl_c_at_the_prompt_ends_the_call(sessions: list[Session]) -> None:
+    session = Session("""
+    with ProxyPool(Model, worker_count=1) as pool:
+        try:
+            pool[0].score(5)
+        except KeyboardInterrupt:
+            print("interrupted, and", pool.bias[0])
+    """)
+    sessions.append(session)
+    session.expect("(Pdb, worker 0) ")
+    session.process.send_signal(signal.SIGINT)
+    session.expect("interrupted, and 10")
+    assert session.process.wait(PATIENCE_SECONDS) == 0
+
+
 def test_deadlines_stand_still_while_somebody_types(sessions: list[Session]) -> None:
     session = Session("""
     with ProxyPool(Model, worker_count=1) as pool:
@@ -116,6 +136,7 @@ def test_deadlines_stand_still_while_somebody_types(sessions: list[Session]) -> 
     time.sleep(2.0)  # longer than the limit: somebody thinks
     session.type("c")
     session.expect("result 15")
+    assert session.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_one_debugger_at_a_time_has_the_terminal(sessions: list[Session]) -> None:
@@ -172,3 +193,62 @@ def test_without_a_terminal_the_debugger_ends_at_once() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("BdbQuit") == 2
     assert "works in the thread that runs the method" in ended.stdout
+
+
+# ---- who has the terminal --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the lines that somebody types; without any the terminal is closed."""
+    lines: list[str] = []
+
+    def read() -> str:
+        if not lines:
+            raise EOFError
+        return lines.pop(0)
+
+    monkeypatch.setattr(builtins, "input", read)
+    return lines
+
+
+def test_the_second_debugger_waits_for_the_end_of_the_first(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    desk, answers = DebugDesk(), []
+    typed += ["first", "second"]
+    for worker_id in (0, 1):
+        desk.serve(worker_id, wire.DEBUG_OUT, f"{worker_id}> ".encode(), answers.append)
+        desk.serve(worker_id, wire.DEBUG_IN, b"", answers.append)
+    assert (capsys.readouterr().out, answers) == ("0> ", [b"first\n"])
+    desk.serve(0, wire.DEBUG_END, b"", answers.append)
+    assert (capsys.readouterr().out, answers) == ("1> ", [b"first\n", b"second\n"])
+    desk.leave(1)
+    assert not desk.is_in_use
+
+
+def test_a_debugger_whose_worker_dies_while_it_waits_is_forgotten(typed: list[str]) -> None:
+    desk, answers = DebugDesk(), []
+    typed += ["first"]
+    for worker_id in (0, 1):
+        desk.serve(worker_id, wire.DEBUG_IN, b"", answers.append)
+    desk.leave(1)
+    desk.leave(0)
+    assert answers == [b"first\n"]
+    assert not desk.is_in_use
+    desk.serve(2, wire.DEBUG_IN, b"", answers.append)
+    assert answers == [b"first\n", b""]
+
+
+class Stopped:
+    """Asks for the terminal and never gives it back."""
+
+    def ask(self) -> int:
+        import sys
+
+        sys.breakpointhook.__closure__[0].cell_contents.send(wire.DEBUG_OUT, b"")  # type: ignore[attr-defined]
+        return 1
+
+
+def test_a_task_that_ends_in_the_midst_of_its_session_gives_the_terminal_back() -> None:
+    with ProxyPool(Stopped, worker_count=1) as pool:
+        assert pool.ask().tolist() == [1]
+        assert not pool._core.backend._desk.is_in_use  # type: ignore[attr-defined]

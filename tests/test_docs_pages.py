@@ -16,6 +16,7 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 #: Pages that are programs, and what each says on the error stream.
 PAGES = {
+    "dashboard.md": "",
     "insights.md": "",
     "migrating.md": "",
     "mpire.md": "",

@@ -122,3 +122,8 @@ def test_ompr_parser_counts_what_pythons_own_parser_counts(tmp_path):
     assert all(int(row[1]) > 5 for row in rows)
     assert re.search(r"^8 files in", text, re.MULTILINE)
     assert (tmp_path / "constructs.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_pools_to_watch_tell_where_they_can_be_watched(tmp_path):
+    text = run("watch_pools.py", "--seconds", "1", directory=tmp_path)
+    assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/\?token=\S+\n", text)

@@ -135,7 +135,18 @@ def test_a_trace_is_in_the_form_that_its_viewers_read(seen: Insights, tmp_path: 
     assert all({"name", "cat", "pid", "tid", "ts", "dur"} <= event.keys() for event in complete)
     assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in complete)
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    assert names == {0: "worker 0", 1: "worker 1"}
+    assert list(names.values()) == ["worker 0", "worker 1"]
+    assert {event["tid"] for event in complete} == names.keys()
+
+
+def test_viewers_show_each_worker_in_a_row_of_its_own(seen: Insights, tmp_path: Path) -> None:
+    """Perfetto merges thread 0 with the process's main thread, and counts spans that overlap by a rounding as errors."""
+    seen.save_trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert not {0, *(event["pid"] for event in events)} & {event["tid"] for event in events if "tid" in event}
+    complete = sorted((event["tid"], event["ts"], event["dur"]) for event in events if event["ph"] == "X")
+    for (row, began, seconds), (next_row, next_began, _) in itertools.pairwise(complete):
+        assert row != next_row or round(1000 * (began + seconds)) <= round(1000 * next_began)
 
 
 @pytest.mark.slow

@@ -219,7 +219,7 @@ def test_a_program_of_the_third_generation_runs() -> None:
         rww_lifetime=10,
         rww_init_sync=True,
         devices=TWO,
-        task_timeout=0.5,
+        task_timeout=30,
         report_interval=5,
         loglevel_worker=30,
         loglevel_subproc=20,

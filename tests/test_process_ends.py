@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError
+from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError, current_worker
 from objproxy._worker.nursery import receive_message
 from objproxy.backends.nurseries import PoolNursery
 from targets import poll_until
@@ -176,6 +176,44 @@ def test_a_pool_without_workers_is_broken() -> None:
             pool.echo(1)
 
 
+class DeadlyAgain(Mortal):
+    """Comes up once; each of its successors ends its own process while it is made, and leaves a line."""
+
+    def __init__(self, path: Path, code: int | None) -> None:
+        if current_worker().generation:
+            with path.open("a") as file:
+                file.write("made\n")
+            os._exit(code) if code is not None else os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "fork", "spawn"])
+@pytest.mark.parametrize(("code", "says"), [(0, "exited with code 0"), (None, "SIGKILL")])
+def test_a_constructor_that_ends_its_process_at_each_restart_is_given_up_soon(
+    start_method: str, code: int | None, says: str, tmp_path: Path
+) -> None:
+    """However many restarts are allowed: who waits for it is told of the constructor's end, and its neighbour goes on."""
+    path = tmp_path / "made"
+    options: dict[str, Any] = {"start_method": start_method, "max_restarts": (1000, 600.0), "init_args": (path, code)}
+    with ProxyPool(DeadlyAgain, worker_count=2, **options) as pool:
+        with pytest.raises(WorkerDiedError):
+            pool[0].leave(1)
+        with pytest.raises(WorkerInitError, match=f"{says}.*5 times in a row"):
+            pool[0].echo(1)
+        assert path.read_text() == "made\n" * 5
+        assert [worker.state for worker in pool.workers] == ["quarantined", "idle"]
+        assert pool.echo.map(range(5)) == list(range(5))
+
+
+def test_a_pool_whose_constructors_end_their_processes_at_each_restart_is_broken(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_restarts": (1000, 600.0), "init_args": (tmp_path / "made", 3)}
+    with ProxyPool(DeadlyAgain, worker_count=2, **options) as pool:
+        assert [type(error) for error in pool.leave.options(return_exceptions=True)(1)] == [WorkerDiedError] * 2
+        with pytest.raises(PoolBrokenError) as caught:
+            pool.echo.map(range(100))
+        assert isinstance(caught.value.__cause__, WorkerInitError)
+        assert "exited with code 3" in str(caught.value.__cause__)
+
+
 # ---- the program ----------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -205,8 +243,6 @@ def start_script(rest: str) -> tuple[subprocess.Popen[str], list[int]]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # A test run that was started in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert program.stdout is not None
     return program, [int(pid) for pid in program.stdout.readline().split()]

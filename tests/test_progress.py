@@ -118,6 +118,7 @@ def test_what_draws_may_be_missing(pool: ProxyPool[Model], style: str, module: s
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'objproxy\[progress\]'"):
         pool.score.options(progress_bar=style).map([1])
+    assert pool._core.reports.running == {}  # a call that has not begun is not seen as one that runs
     assert pool.score.map([1])
 
 

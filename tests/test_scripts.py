@@ -230,6 +230,7 @@ def test_the_doctests_of_the_package_hold() -> None:
     assert doctest.testmod(objproxy.proxy).failed == 0
 
 
+@pytest.mark.skipif("COVERAGE_RUN" in os.environ, reason="what measures loads some of it itself")
 def test_importing_the_package_loads_nothing_large() -> None:
     large = {"numpy", "cloudpickle", "tqdm", "asyncio", "multiprocessing"}
     code = f"import sys, objproxy; print(*({large} & {{*sys.modules}}))"
@@ -266,3 +267,75 @@ def test_a_forked_worker_runs_no_exit_function_of_the_program(tmp_path: Path) ->
         """,
     )
     assert (done.stdout, done.stderr) == ("buffered\n[2, 2]\nthe program ends\n", "")
+
+
+@pytest.mark.parametrize(
+    ("preparation", "devices", "expected"),
+    [
+        ("", "[None]", "process/fork,"),
+        ("threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()", "[None]", "process/forkserver,"),
+        ("os.environ['OBJPROXY_FAKE_CUDA'] = '1'", "[0]", "process/forkserver,"),
+    ],
+    ids=["one thread", "two threads", "a GPU"],
+)
+def test_fork_if_safe_forks_a_program_with_one_thread_and_no_gpu(
+    tmp_path: Path, preparation: str, devices: str, expected: str
+) -> None:
+    script = f"""
+        import threading
+        if __name__ == "__main__":
+            {preparation}
+            with ProxyPool(Model, devices={devices}, start_method="fork-if-safe") as pool:
+                print(repr(pool), pool.score(2))
+    """
+    done = run(tmp_path, script)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert expected in done.stdout
+    assert "[4]" in done.stdout
+
+
+def test_fork_if_safe_means_nothing_where_nothing_is_started(tmp_path: Path) -> None:
+    script = """
+        with ProxyPool(Model, worker_count=1, backend="serial", start_method="fork-if-safe") as pool:
+            print(repr(pool))
+    """
+    done = run(tmp_path, script)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "serial" in done.stdout
+
+
+def test_what_was_preloaded_is_not_loaded_by_the_first_pool(tmp_path: Path) -> None:
+    script = """
+        import multiprocessing, objproxy
+
+        def own_modules():
+            return {name for name in sys.modules if name.startswith("objproxy")}
+
+        if __name__ == "__main__":
+            before = own_modules()
+            objproxy.preload()
+            loaded = own_modules()
+            with ProxyPool(Model, worker_count=1, start_method=sys.argv[1]) as pool:
+                pool.score(2)
+                print(len(loaded) > len(before) + 20, sorted(own_modules() - loaded))
+    """
+    for start_method in START_METHODS:
+        done = run(tmp_path, script, start_method)
+        assert (done.returncode, done.stderr, done.stdout) == (0, "", "True []\n"), (start_method, done)
+
+
+def test_workers_of_the_queue_preload_nothing(tmp_path: Path) -> None:
+    script = """
+        from objproxy.ompr import OMPRunner, RunningWorker
+
+        class Teller(RunningWorker):
+            def process(self, name):
+                return name in sys.modules
+
+        if __name__ == "__main__":
+            with OMPRunner(Teller, devices=[None], pool_options={"start_method": "forkserver"}) as runner:
+                runner.process([{"name": "objproxy._engine.streaming"}, {"name": "objproxy.ompr.runner"}])
+                print(runner.get_all_results())
+    """
+    done = run(tmp_path, script)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[False, True]\n"), done

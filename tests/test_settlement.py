@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 from objproxy._engine import messages as m
+from objproxy._engine.messages import Batch, Rules
 from objproxy.errors import (
     ArgumentPickleError,
     PoisonTaskError,
+    PoolClosedError,
     RemoteError,
     WorkerDiedError,
 )
@@ -27,11 +31,28 @@ def test_answers_in_parts_end_each_item_once() -> None:
     assert rules.outstanding == 0
 
 
+def test_a_batch_of_which_all_has_come_and_not_its_end_has_nothing_left_to_fail() -> None:
+    pool, rules = StatePool(1), make_rules()
+    batch = pool.submit(rules, 0, 2)
+    pool.feed(m.Replied(0, 0, batch.seq, [1, 2], (), False, 1.0))
+    pool.feed(m.KillAsked(PoolClosedError("now")))
+    assert [pool.result(rules, item) for item in range(2)] == [1, 2]
+
+
 def test_an_answer_of_a_replaced_worker_is_ignored() -> None:
     pool, rules = StatePool(1), make_rules(retries=1, retry_on=DEATHS)
     batch = pool.submit(rules)
     pool.restart(0, 0)
     pool.feed(m.Replied(0, 0, batch.seq, ["late"], (), True, 1.0))
+    assert not pool.outcomes
+    pool.answer(0)
+    assert pool.result(rules) == 1
+
+
+def test_an_answer_to_another_batch_than_the_one_that_runs_is_ignored() -> None:
+    pool, rules = StatePool(1), make_rules()
+    batch = pool.submit(rules)
+    pool.feed(m.Replied(0, 0, batch.seq - 1, ["late"], (), True, 1.0))
     assert not pool.outcomes
     pool.answer(0)
     assert pool.result(rules) == 1
@@ -62,6 +83,67 @@ def test_a_batch_that_cannot_be_sent_fails_and_its_worker_goes_on() -> None:
     assert isinstance(pool.error(bad, 1), ArgumentPickleError)
     pool.answer(0)
     assert pool.result(good) == 1
+
+
+def _send_ahead(pool: StatePool) -> tuple[Rules, list[Batch]]:
+    """Give a worker two batches at once."""
+    rules = make_rules()
+    learn_speed(pool, rules, 1e-6)
+    fill_queue(pool, rules, 20)
+    pool.answer(0, seconds=1e-6)
+    return rules, list(pool.sent[0])[:2]
+
+
+def test_a_batch_behind_another_that_cannot_be_sent_fails_and_the_first_goes_on() -> None:
+    pool = StatePool(1)
+    rules, (head, behind) = _send_ahead(pool)
+    pool.sent[0].remove(behind)
+    pool.feed(m.SendFailed(0, behind.seq, ArgumentPickleError("work", "", "it was changed")))
+    pool.answer(0)
+    assert (pool.result(rules, head.start), type(pool.error(rules, behind.start))) == (head.start + 1, ArgumentPickleError)
+
+
+def test_the_next_batch_runs_if_the_first_could_not_be_sent() -> None:
+    pool = StatePool(1)
+    rules, (head, behind) = _send_ahead(pool)
+    pool.sent[0].remove(head)
+    pool.feed(m.SendFailed(0, head.seq, ArgumentPickleError("work", "", "it was changed")))
+    assert rules.running == {0}
+    pool.answer(0)
+    assert (type(pool.error(rules, head.start)), pool.result(rules, behind.start)) == (ArgumentPickleError, behind.start + 1)
+
+
+# ---- arguments that cannot be read -----------------------------------------------------------------------------------
+
+
+def test_a_batch_whose_arguments_cannot_be_read_is_sent_item_by_item() -> None:
+    pool, rules = StatePool(1), make_rules()
+    batch = pool.submit(rules, 0, 2)
+    pool.sent[0].popleft()
+    pool.feed(m.Unreadable(0, 0, batch.seq))
+    for _ in range(2):
+        pool.answer(0)
+    assert [pool.result(rules, item) for item in range(2)] == [1, 2]
+
+
+def test_what_was_sent_behind_a_batch_that_cannot_be_read_runs_meanwhile() -> None:
+    pool = StatePool(1)
+    rules, (head, behind) = _send_ahead(pool)
+    pool.sent[0].popleft()
+    pool.feed(m.Unreadable(0, 0, head.seq))
+    assert rules.running == {0}
+    pool.answer(0)
+    assert pool.result(rules, behind.start) == behind.start + 1
+
+
+def test_a_worker_that_is_ending_is_sent_no_items_one_by_one() -> None:
+    pool, rules = StatePool(1), make_rules()
+    batch = pool.submit(rules, 0, 2)
+    pool.sent[0].popleft()
+    pool.feed(m.Cancelled(rules, True))
+    pool.feed(m.Unreadable(0, 0, batch.seq))
+    assert not pool.sent[0]
+    assert [type(pool.error(rules, item)) for item in range(2)] == [CancelledError] * 2
 
 
 # ---- retries ---------------------------------------------------------------------------------------------------------

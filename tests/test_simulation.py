@@ -5,6 +5,7 @@ Each story hangs on its seed alone. To see one again: ``OBJPROXY_SIMULATION_SEED
 
 from __future__ import annotations
 
+import concurrent.futures as cf
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from objproxy._engine import mapping
+from objproxy._engine import messages as m
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.mapping import MapRun, ResultIterator, collect
@@ -21,10 +23,12 @@ from objproxy._engine.plan import ItemSource
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
 from objproxy._worker.wire import Operation
+from objproxy.backends import simulated
 from objproxy.backends.base import Backend
 from objproxy.backends.simulated import DeadlockError, Fate, SimulatedBackend
 from objproxy.errors import PoolBrokenError, PoolClosedError, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from simulation import ROUGH, Simulation, seeds
+from targets import PATIENCE_SECONDS, poll_until
 
 CALM = Fate()
 UNSTALLED = dataclasses.replace(ROUGH, stalls=0.0)
@@ -257,9 +261,19 @@ def test_a_pool_whose_workers_die_all_the_time_breaks() -> None:
     assert pool.driver.state.phase == "closed"
 
 
-def test_waiting_for_what_never_comes_is_noticed() -> None:
+def test_waiting_for_what_never_comes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated, "_PATIENCE_SECONDS", 0.0)
     with pytest.raises(DeadlockError):
         SimulatedBackend().wait(None)
+
+
+def test_what_another_thread_is_about_to_send_is_waited_for() -> None:
+    backend: Any = SimulatedBackend()
+    with cf.ThreadPoolExecutor(1) as executor:
+        events = executor.submit(backend.wait, None)
+        poll_until(lambda: backend._changed._waiters)
+        backend.start(0, 0)
+        assert events.result(PATIENCE_SECONDS) == [m.Ready(0, 0)]
 
 
 def test_the_simulation_is_a_back_end() -> None:

@@ -36,6 +36,15 @@ def test_a_worker_that_dies_too_often_is_quarantined() -> None:
     assert pool.running(1) == [1]
 
 
+def test_what_waits_for_a_worker_that_is_quarantined_fails() -> None:
+    pool, rules = StatePool(2, max_restarts=(0, 5.0)), make_rules()
+    for item in range(2):
+        pool.submit(rules, item, worker_id=0)
+    pool.die(0, 0)
+    assert [type(pool.error(rules, item)) for item in range(2)] == [WorkerDiedError] * 2
+    assert "quarantined" in str(pool.error(rules, 1))
+
+
 def test_deaths_that_are_far_apart_do_not_add_up() -> None:
     pool = StatePool(1, max_restarts=(3, 5.0))
     for _ in range(20):
@@ -127,6 +136,28 @@ def test_a_constructor_that_fails_at_each_restart_quarantines_its_worker() -> No
     assert isinstance(pool.error(rules), WorkerInitError)
 
 
+@pytest.mark.parametrize(("limit", "n_starts"), [((1000, 600.0), 5), ((3, 1.0), 4), ((1, 1.0), 2)])
+def test_a_constructor_that_kills_its_worker_slowly_is_not_tried_for_ever(limit: tuple[int, float], n_starts: int) -> None:
+    """No two of the deaths are within the restart limit's time, or the limit allows any number of them."""
+    pool, rules = StatePool(2, max_restarts=limit), make_rules()
+    pool.die(0)
+    pool.submit(rules, worker_id=0)
+    while pool.phase(0) == "starting":
+        pool.now += 2.0
+        pool.die(0)
+    assert pool.started[2:] == [(0, generation) for generation in range(1, n_starts + 1)]
+    assert pool.phase(0) == "quarantined"
+
+
+def test_constructors_that_fail_in_a_row_are_counted_from_the_last_that_did_not() -> None:
+    pool = StatePool(1, max_restarts=(1000, 600.0))
+    for _ in range(10):
+        for _ in range(4):
+            pool.die(0)
+        pool.make_ready(0)
+    assert pool.phase(0) == "idle"
+
+
 def test_a_constructor_that_takes_too_long_at_a_restart_counts_as_a_failure() -> None:
     pool = StatePool(2, max_restarts=(1, 100.0), init_timeout=2.0)
     pool.die(0)
@@ -182,6 +213,14 @@ def test_cancelling_what_runs_replaces_its_worker() -> None:
     assert cancelled.outstanding == 0
     pool.answer(0)
     assert pool.result(waiting) == 1
+
+
+def test_what_is_cancelled_twice_is_interrupted_once() -> None:
+    pool, rules = StatePool(1), make_rules()
+    pool.submit(rules)
+    for _ in range(2):
+        pool.feed(m.Cancelled(rules, True))
+    assert pool.ended == [(0, 0, "interrupt")]
 
 
 def test_a_worker_that_answers_while_it_is_being_killed_gets_nothing_more() -> None:
@@ -417,6 +456,11 @@ def test_a_quarantined_worker_that_goes_is_forgotten() -> None:
         m.Died(9, 0),
         m.SendFailed(9, 1, ValueError()),
         m.SendFailed(0, 77, ValueError()),
+        m.Unreadable(0, 0, 77),
+        m.Unreadable(9, 0, 1),
+        m.Outgrown(9, 0),
+        m.Outgrown(0, 7),
+        m.Inspected(0, 7, "late"),
         m.Ticked(),
     ],
 )
@@ -424,6 +468,19 @@ def test_what_does_not_fit_is_ignored(event: m.Event) -> None:
     pool = StatePool(1)
     assert pool.feed(event) == []
     assert pool.phase(0) == "idle"
+
+
+def test_an_idle_worker_that_has_outgrown_its_memory_is_replaced() -> None:
+    pool = StatePool(1)
+    pool.feed(m.Outgrown(0, 0))
+    assert pool.ended == [(0, 0, "ask")]
+
+
+def test_stacks_are_asked_of_those_who_live() -> None:
+    pool = StatePool(2, max_restarts=(0, 5.0))
+    pool.die(0)
+    pool.feed(m.StacksAsked())
+    assert pool.asked == [1]
 
 
 def test_actions_belong_to_the_event_that_caused_them() -> None:

@@ -8,14 +8,10 @@ import logging
 import os
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -53,6 +49,14 @@ class Busy:
         started.open()
         os.kill(os.getpid(), signal.SIGSTOP)
 
+    def take_descriptor(self, started: Gate) -> None:
+        signal.set_wakeup_fd(-1)  # as an asyncio loop does; nothing will come behind the stacks
+        self.sleep(started)
+
+    def block_signals(self, started: Gate) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        self.sleep(started)
+
     def ignore_terminate(self, started: Gate) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.sleep(started)
@@ -89,13 +93,13 @@ class Busy:
         return item
 
 
-HANGS = ["sleep", "swallow", "compute", "stop", "ignore_terminate", "lock_file"]
+HANGS = ["sleep", "swallow", "compute", "stop", "take_descriptor", "block_signals", "ignore_terminate", "lock_file"]
 
 #: Seconds in which a task is sure to have begun, also on a busy machine.
 LIMIT = 1.0
 
 #: Where a worker that hangs so can say where it stands.
-TELLS = {"sleep", "swallow", "compute", "ignore_terminate", "lock_file"}
+TELLS = {"sleep", "swallow", "compute", "take_descriptor", "ignore_terminate", "lock_file"}
 
 
 @pytest.fixture(params=["forkserver", "fork", "spawn", "portable"])
@@ -337,35 +341,6 @@ def test_the_kernels_count_of_such_kills_can_be_read() -> None:
 # ---- no room --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_program_without_descriptors_is_told_at_once_and_goes_on() -> None:
-    code = """
-    import errno, os, resource, time
-    from objproxy import ProxyPool
-
-    with ProxyPool(dict, worker_count=1):
-        pass
-    before = len(os.listdir("/proc/self/fd"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for n_free in range(4, 60, 5):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before + n_free, hard))
-        try:
-            ProxyPool(dict, worker_count=40)
-        except OSError as exc:
-            assert exc.errno == errno.EMFILE, exc
-        else:
-            raise AssertionError(n_free)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert len(os.listdir("/proc/self/fd")) == before, n_free
-    with ProxyPool(dict, worker_count=2) as pool:
-        print(pool.copy(stack_results=False))
-    """
-    program = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
-    )
-    assert (program.returncode, program.stdout, program.stderr) == (0, "[{}, {}]\n", "")
-
-
 def test_a_replacement_that_cannot_be_started_is_its_workers_loss_alone() -> None:
     with ProxyPool(Busy, worker_count=2, max_restarts=(1, 60.0)) as pool:
         pid = pool.workers[0].pid
@@ -382,22 +357,6 @@ def test_a_replacement_that_cannot_be_started_is_its_workers_loss_alone() -> Non
         with pytest.raises(WorkerInitError, match=os.strerror(errno.EMFILE)):
             pool[0].pid()
         assert {pool.pid.submit().result() for _ in range(5)} == {pool.workers[1].pid}
-
-
-def test_a_refused_fork_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, fork, calls = os.getpid(), os.fork, []
-
-    def fork_or_refuse() -> int:
-        if os.getpid() != owner:  # in the nursery
-            calls.append(1)
-            if len(calls) == 2:
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return fork()
-
-    monkeypatch.setattr(os, "fork", fork_or_refuse)
-    with pytest.raises(OSError, match="no room for worker 1") as caught:
-        ProxyPool(Busy, worker_count=3, start_method="fork")
-    assert caught.value.errno == errno.EAGAIN
 
 
 # ---- what a replacement has to know ---------------------------------------------------------------------------------------
@@ -435,18 +394,6 @@ def test_a_worker_that_dies_before_a_journalled_broadcast_has_ended_elsewhere_re
         assert pool.value.tolist() == [5, 5]
 
 
-def test_retries_hold_for_one_instance_too(tmp_path: Path) -> None:
-    class Once:
-        def die_first(self, path: Path) -> int:
-            if not path.exists():
-                path.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return 7
-
-    with ProxyPool(Once, worker_count=2) as pool:
-        assert pool[0].die_first.options(retries=2)(tmp_path / "token") == 7
-
-
 def test_a_worker_that_joins_a_pool_has_what_the_journalled_broadcasts_gave_the_others() -> None:
     with ProxyPool(Setting, worker_count=1, on_restart="replay") as pool:
         pool.set.options(journal=True)(3)
@@ -463,39 +410,3 @@ class Setting:
 
     def set(self, value: int) -> None:
         self.value = value
-
-
-# ---- arguments that cannot be unpickled -----------------------------------------------------------------------------------
-
-
-class Unreadable:
-    """Does `what` when it is unpickled in a worker."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __reduce__(self) -> Any:
-        return _misbehave, (self.what,)
-
-
-def _misbehave(what: str) -> None:
-    if what == "raise":
-        raise LookupError("not to be read")
-    os._exit(7)
-
-
-@pytest.mark.parametrize("chunksize", [None, 1, 10, 40])
-@pytest.mark.parametrize(("what", "error"), [("raise", LookupError), ("exit", WorkerDiedError)])
-def test_an_argument_that_cannot_be_unpickled_costs_its_own_item(what: str, error: Any, chunksize: int | None) -> None:
-    items: list[Any] = list(range(40))
-    items[33] = Unreadable(what)
-    with ProxyPool(Echo, worker_count=2, max_restarts=(50, 5.0)) as pool:
-        pool.echo.map(range(1000))  # so that chunks are large where they adapt
-        results = pool.echo.options(on_error="return", chunksize=chunksize).map(items)
-        assert isinstance(results[33], error)
-        assert results[:33] + results[34:] == [*range(33), *range(34, 40)]
-
-
-class Echo:
-    def echo(self, value: Any) -> Any:
-        return value

@@ -148,12 +148,13 @@ class Dispatcher:
         self._ledger.actions.append(m.Send(record.worker_id, batch))
 
     def begin_head(self, record: WorkerRecord, batch: Batch) -> None:
-        """Note that the oldest batch of a worker is running from now on."""
+        """Note that the oldest batch of a worker runs from now on; of a worker that is ending, only its end is expected."""
         rules = batch.rules
         rules.running.add(record.worker_id)
         record.busy_since = self._ledger.now
-        self._watch.expect(record, rules.timeout)
-        self._watch.hear_from(record)
+        if record.phase == "busy":
+            self._watch.expect(record, rules.timeout)
+            self._watch.hear_from(record)
 
     def end_head(self, record: WorkerRecord, batch: Batch) -> None:
         """Note that a batch that was running has left its worker; of one that is not ending, nothing more is expected."""

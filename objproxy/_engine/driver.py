@@ -32,16 +32,15 @@ from typing import Any
 from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
+from objproxy._engine.interrupts import held, pass_on, waiting
 from objproxy._engine.messages import Batch
+from objproxy._engine.pump import Pump
 from objproxy._engine.state import PoolState
 from objproxy._engine.workers import WorkerRecord
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
 
 _logger = logging.getLogger("objproxy")
-
-#: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
-_PUMP_LINGER_SECONDS = 0.5
 
 #: Killed workers are gone within milliseconds; this is for those that the kernel cannot end.
 _KILL_SECONDS = 10.0
@@ -73,11 +72,11 @@ class Driver:
         self._warnings: list[m.Warn] = []  # logged outside of the lock
         self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
-        self._pump: threading.Thread | None = None
-        self._pump_wanted = threading.Event()
+        self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
 
     # ---- for callers ----------------------------------------------------------------------------------------------------
 
+    @held
     def start(self) -> None:
         """Start every worker and wait until all constructors have ended.
 
@@ -107,6 +106,7 @@ class Driver:
             raise PoolBrokenError(f"the pool is broken: {self.state.failure}") from self.state.failure
         raise PoolClosedError("the pool is closed; make a new one")
 
+    @held
     def submit(self, batches: Sequence[Batch]) -> None:
         """Hand batches in; their arguments are encoded already."""
         self.check_usable()
@@ -115,15 +115,16 @@ class Driver:
                 self._feed(m.Submitted(batch))
         self._after_feeding()
 
+    @held
     def submit_future(self, batch: Batch) -> None:
         """Hand in the one batch of a call that has a future, and see that somebody will drive it."""
-        self.check_usable()
         call = batch.rules
         with self._lock:
+            self.check_usable()  # in here, so that a pool which closes meanwhile refuses the call, or finishes it
             self._background.add(call)
             self._feed(m.Submitted(batch))
         self._after_feeding()
-        self._call_pump()
+        self._pump.call()
 
     def _after_feeding(self) -> None:
         if self._resolved:
@@ -136,6 +137,7 @@ class Driver:
         self._background.discard(call)  # its caller is here again
         return self.wait_until(lambda: bool(call.inbox) or not call.outstanding, deadline, call)
 
+    @held
     def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None, call: Call | None = None) -> bool:
         """Turn the engine, or sleep while another thread does, until ``is_true()``; False if the deadline came first."""
         has_slept = False
@@ -167,6 +169,7 @@ class Driver:
         if self.state.phase != "closed" and os.getpid() == self._owner_pid:
             self.drive_if_free(lambda: self.state.phase == "closed", self.backend.now())
 
+    @held
     def cancel(self, call: Call, *, and_running: bool = False) -> None:
         """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
         with self._lock:
@@ -177,6 +180,7 @@ class Driver:
                 self._background.discard(call)
         self._after_feeding()
 
+    @held
     def forget(self, call: Call) -> None:
         """Forget a call because an object is being deleted.
 
@@ -195,14 +199,20 @@ class Driver:
                 return
             self.cancel(call)
 
+    @held
     def drive_in_background(self, call: Call) -> None:
         """See that the engine is turned for `call` while its caller is busy elsewhere."""
         with self._lock:
             if not call.outstanding or call in self._background:
                 return
             self._background.add(call)
-        self._call_pump()
+        self._pump.call()
 
+    def _drive_for_futures(self) -> None:
+        self._resolve()
+        self.wait_until(lambda: not self._background and self.state.next_deadline() is None)
+
+    @held
     def nudge(self, call: Call) -> None:
         """See that whoever waits for `call` looks again whether it has what it waits for."""
         with self._lock:
@@ -211,6 +221,7 @@ class Driver:
         if self._leading.locked():
             self.backend.wake()
 
+    @held
     def drive_if_free(self, is_true: Callable[[], bool], deadline: float | None = None) -> None:
         """Turn the engine until ``is_true()`` or the deadline, unless another thread does so already."""
         if self._leading.acquire(blocking=False):
@@ -230,6 +241,7 @@ class Driver:
         """Whether this thread may be in the midst of turning the engine or of feeding it."""
         return self._lock.locked() or (self._leading.locked() and self._leader == threading.get_ident())
 
+    @held
     def resize(self, n_workers: int) -> None:
         """Change the number of workers; those that go finish what they were given."""
         self.check_usable()
@@ -237,6 +249,7 @@ class Driver:
             self._feed(m.Resized(n_workers))
         self._after_feeding()
 
+    @held
     def ask_for_stacks(self, deadline: float) -> dict[int, str]:
         """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
         self.check_usable()
@@ -251,6 +264,7 @@ class Driver:
         self.wait_until(lambda: all(map(is_told, before)), deadline)
         return {record.worker_id: record.stack if record.n_stacks > before[record] else "" for record in before}
 
+    @held
     def close(self, timeout: float | None = None) -> None:
         """Finish what was submitted, end the workers politely; past `timeout` seconds kill them."""
         if os.getpid() != self._owner_pid:
@@ -268,6 +282,7 @@ class Driver:
             self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"))
         self.backend.close()
 
+    @held
     def kill(self, error: BaseException) -> None:
         """End every worker now; what has no outcome fails with a copy of `error`."""
         if os.getpid() != self._owner_pid:
@@ -280,14 +295,11 @@ class Driver:
         self.wait_until(lambda: self.state.phase == "closed", self.backend.now() + _KILL_SECONDS)
         self.backend.close()
 
-    def abandon(self) -> None:
-        """Let go in a forked child."""
-        self.backend.abandon()
-
     # ---- the engine -----------------------------------------------------------------------------------------------------
 
     def _turn(self, deadline: float | None) -> bool:
         """Wait for events once and take them in; False if `deadline` has passed. Only the leader calls this."""
+        pass_on()
         if self._forgotten:
             self._cancel_forgotten()
         try:
@@ -320,7 +332,7 @@ class Driver:
     def _feed(self, event: m.Event) -> None:
         """Take one event in; `_lock` is held.
 
-        An exception in here, an interrupt (Ctrl-C) among them, leaves the rules half applied: the pool is broken then.
+        An exception in here leaves the rules half applied: the pool is broken then.
         """
         try:
             self._perform_all(self.state.handle(event, self._now()))
@@ -416,6 +428,8 @@ class Driver:
                 _logger.exception("while ending a broken pool")
         for sleeper in self._sleepers:
             _wake(sleeper)
+        with contextlib.suppress(RuntimeError):  # no thread can be started
+            self._pump.call()  # to settle the futures: whoever is here leaves with `exc`
 
     # ---- waiting --------------------------------------------------------------------------------------------------------
 
@@ -438,7 +452,8 @@ class Driver:
             if is_done or not self._leading.locked():
                 return True
             seconds = -1 if deadline is None else max(0.0, deadline - self.backend.now())
-            return sleeper.acquire(timeout=seconds)
+            with waiting:
+                return sleeper.acquire(timeout=seconds)
         finally:
             with self._lock:
                 self._sleepers.remove(sleeper)
@@ -452,7 +467,7 @@ class Driver:
         self._leading.release()
         self._wake_successor()
         if not self._sleepers and self.state.next_deadline() is not None:
-            self._call_pump()  # a worker has to be ended at its time though nobody waits any more
+            self._pump.call()  # a worker has to be ended at its time though nobody waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.
@@ -467,28 +482,6 @@ class Driver:
             # Where the pool has ended, or is about to, somebody may be waiting for just that.
             for sleeper in self._sleepers[:1] if self.state.phase == "open" else self._sleepers:
                 _wake(sleeper)
-
-    def _call_pump(self) -> None:
-        """See that the pump runs."""
-        with self._lock:
-            if self._pump is None:
-                self._pump = threading.Thread(target=self._run_pump, name="objproxy-pump", daemon=True)
-                self._pump.start()
-        self._pump_wanted.set()
-
-    def _run_pump(self) -> None:
-        while True:
-            self._pump_wanted.clear()
-            try:
-                self.wait_until(lambda: not self._background and self.state.next_deadline() is None)
-            except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
-                _logger.exception("turning the engine of a pool failed")
-            if self._background or self._pump_wanted.wait(_PUMP_LINGER_SECONDS):
-                continue
-            with self._lock:
-                if not self._pump_wanted.is_set():
-                    self._pump = None
-                    return
 
 
 def _wake(sleeper: threading.Lock) -> None:

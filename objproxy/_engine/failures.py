@@ -67,6 +67,8 @@ def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[in
     """Return the maker of errors for items that only a worker could run that died too often."""
     count, seconds = limit
     detail = f"It died more than {count} times within {seconds:g} s and is quarantined"
+    if record.n_failed_starts > 1:
+        detail = f"Its constructor failed {record.n_failed_starts} times in a row; it is quarantined"
 
     def make_error(item: int) -> BaseException:
         if record.init_error is not None:

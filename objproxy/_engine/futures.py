@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
+from objproxy._engine.interrupts import Condition, as_user_code, held
 
 
 class CallFuture(concurrent.futures.Future[Any]):
@@ -28,6 +30,7 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def __init__(self, driver: Driver, call: Call, finish: Any) -> None:
         super().__init__()
+        self._condition = Condition()  # what settles futures must never find it taken for ever
         self._driver = driver
         self._call = call
         self._finish = finish
@@ -39,6 +42,11 @@ class CallFuture(concurrent.futures.Future[Any]):
         """Return whether a worker is at it."""
         return not self.done() and bool(self._call.running)
 
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn` with the future when it is done, in whichever thread turns the engine then."""
+        super().add_done_callback(as_user_code(fn))
+
+    @held
     def cancel(self) -> bool:
         """Cancel the task, also if it runs; False only if it is done already."""
         with self._end_lock:

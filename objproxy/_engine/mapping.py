@@ -8,7 +8,7 @@ can use, and what the caller allows (`buffersize`).
 from __future__ import annotations
 
 import time
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.payload import Payload
+from objproxy._engine.turns import Turns
 from objproxy._worker.outcome import StreamHandle
 
 #: Batches for each worker that are worth having outside of the source: one that runs, one ahead, one in the queue.
@@ -211,19 +212,19 @@ class ResultIterator(Iterator[Any]):
         on_value: Callable[[Any], Any],
     ) -> None:
         self._run = run
-        self._is_ordered = is_ordered
+        self._turns: Turns[Arrival] = Turns(is_ordered)
         self._on_failure = on_failure
         self._on_progress = on_progress
         self._on_end = on_end
         self._on_value = on_value
-        self._waiting: dict[int, Arrival] = {}  # ordered: arrived before their turn
-        self._n_waiting = 0
-        self._next_start = 0
-        self._ready: deque[Arrival] = deque()
+        self._ready = self._turns.ready
         self._piece: Sequence[Any] = ()
         self._at = 0
         self._is_closed = False
         self._left_at = time.perf_counter()
+        # Not a `__del__`, which would be run for iterators that have come to their end too: Python drops an interrupt in there.
+        self._dropped = weakref.finalize(self, _forget, run, on_end)
+        self._dropped.atexit = False
 
     def __iter__(self) -> ResultIterator:
         return self
@@ -273,31 +274,20 @@ class ResultIterator(Iterator[Any]):
         while not self._ready:
             if self._is_closed:
                 raise StopIteration
-            self._run.feed(self._n_waiting)
+            self._run.feed(self._turns.n_waiting)
             if self._run.is_finished:
                 self._end()
             if not self._run.wait(deadline):
                 raise TimeoutError("no result arrived in time; nothing is lost, call next() again")
             for arrival in self._run.take():
-                self._sort_in(arrival)
+                self._on_progress(len(arrival.outcomes))
+                self._turns.add(arrival.start, len(arrival.outcomes), arrival)
         # Keep the workers busy while the consumer looks at what it gets.
-        self._run.feed(self._n_waiting + sum(len(arrival.outcomes) for arrival in self._ready))
-
-    def _sort_in(self, arrival: Arrival) -> None:
-        self._on_progress(len(arrival.outcomes))
-        if not self._is_ordered:
-            self._ready.append(arrival)
-            return
-        self._waiting[arrival.start] = arrival
-        self._n_waiting += len(arrival.outcomes)
-        while self._next_start in self._waiting:
-            head = self._waiting.pop(self._next_start)
-            self._n_waiting -= len(head.outcomes)
-            self._next_start += len(head.outcomes)
-            self._ready.append(head)
+        self._run.feed(self._turns.n_waiting + sum(len(arrival.outcomes) for arrival in self._ready))
 
     def _end(self) -> None:
         self._is_closed = True
+        self._dropped.detach()
         self._on_end()
         error, self._run.source.error = self._run.source.error, None
         if error is not None:
@@ -308,6 +298,7 @@ class ResultIterator(Iterator[Any]):
         """Forget what has no outcome yet; the next ``next()`` ends the iteration."""
         if not self._is_closed:
             self._is_closed = True
+            self._dropped.detach()
             self._ready.clear()
             self._piece, self._at = (), 0
             self._run.stop(and_running=and_running)
@@ -319,11 +310,10 @@ class ResultIterator(Iterator[Any]):
     def __exit__(self, *_exc_info: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if not getattr(self, "_is_closed", True):
-            self._is_closed = True
-            self._run.forget()
-            self._on_end()
+
+def _forget(run: MapRun, on_end: Callable[[], None]) -> None:
+    run.forget()
+    on_end()
 
 
 #: Given by `on_failure` for an item that shall not be yielded at all.

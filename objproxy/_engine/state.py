@@ -13,7 +13,7 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 Rules that live here:
 
 - a worker that died is replaced, with the next generation, up to the restart limit; then it is quarantined, and when
-  all are, the pool is broken;
+  all are, the pool is broken; constructors that fail in a row count whatever time they take;
 - the death of a worker is told exactly once: to the caller of the item that ran, else to the next task that counts on
   its state;
 - an item past its time limit fails, and its worker is interrupted, so that the task can clean up;
@@ -297,6 +297,7 @@ class PoolState:
         if record is None or record.phase != "starting":
             return
         record.phase = "idle"
+        record.n_failed_starts = 0
         self._watch.forget(record)
         self.n_starting -= 1
         self._serve(record)
@@ -325,6 +326,7 @@ class PoolState:
         reason, was_starting = record.end_reason, record.phase == "starting"
         self._leave(record, "gone")
         record.exitcode = event.exitcode
+        record.n_failed_starts += was_starting
         if was_starting and record.init_error is None:
             self._fail_init(record, failures.death_in_constructor(event, self._describe(record.worker_id)))
         is_told = self._settlement.settle_orphans(record, event)
@@ -351,20 +353,12 @@ class PoolState:
         """Start the successor of a worker that is gone, if it shall have one."""
         if record.is_retiring or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
-        elif is_failure and self._is_failing(record):
+        elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)
         else:
             record.generation += 1
             record.init_error = None
             self._start(record)
-
-    def _is_failing(self, record: WorkerRecord) -> bool:
-        """Note a death; whether there were too many (a supervisor's restart intensity, as in Erlang/OTP)."""
-        count, seconds = self._max_restarts
-        record.deaths.append(self._ledger.now)
-        while record.deaths[0] < self._ledger.now - seconds:
-            record.deaths.popleft()
-        return len(record.deaths) > count
 
     def _quarantine(self, record: WorkerRecord) -> None:
         record.phase = "quarantined"

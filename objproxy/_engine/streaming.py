@@ -27,9 +27,11 @@ from itertools import islice
 from typing import Any
 
 from objproxy._engine.calls import Arrival
+from objproxy._engine.interrupts import Condition, held
 from objproxy._engine.mapping import SKIP
 from objproxy._engine.messages import Failure
 from objproxy._engine.stream_run import FailedItem, InputError, StreamRun
+from objproxy._engine.turns import Turns
 from objproxy._worker.outcome import StreamHandle
 
 #: The keeper steps in when nobody has put or got anything for so long; the workers hold more work than that.
@@ -40,7 +42,6 @@ _IDLE_LOOKS = 40
 
 #: Stands for "no result is ready".
 _NOTHING = object()
-
 
 #: What `_pop` gives that is no plain result.
 _SPECIAL = (object, FailedItem, StreamHandle)
@@ -77,18 +78,16 @@ class TaskStream(Iterator[Any]):
     ) -> None:
         self._run = run
         self._queue = run.source
-        self._is_ordered = is_ordered
+        self._turns: Turns[tuple[Arrival, Sequence[Any]]] = Turns(is_ordered)
+        self._ready = self._turns.ready
         self._maxsize = maxsize
         self._on_failure = on_failure
         self._on_value = on_value
         self._lock = threading.Lock()  # that of `_changed`, for where speed counts
-        self._changed = threading.Condition(self._lock)
+        self._changed = Condition(self._lock)
         self._feeding = threading.RLock()
         self._hands = threading.Lock()
         self._inputs: deque[Iterator[Any]] = deque()
-        self._early: dict[int, tuple[Arrival, Sequence[Any]]] = {}  # ordered: arrived before their turn
-        self._next_start = 0
-        self._ready: deque[tuple[Arrival, Sequence[Any]]] = deque()
         self._current: tuple[Arrival, Sequence[Any]] | None = None
         self._outcomes: Sequence[Any] = ()  # those of the current piece, of which `_at` is next
         self._at = self._stop = 0
@@ -101,6 +100,7 @@ class TaskStream(Iterator[Any]):
 
     # ---- in ----------------------------------------------------------------------------------------------------------
 
+    @held
     def put(self, items: Iterable[Any]) -> None:
         """Add items; each is the one argument of a call.
 
@@ -152,6 +152,7 @@ class TaskStream(Iterator[Any]):
             self._reader = threading.Thread(target=self._read, name="objproxy-stream-reader", daemon=True)
             self._reader.start()
 
+    @held
     def end(self) -> None:
         """Say that nothing more will be put: iterating ends behind the last result."""
         with self._changed:
@@ -187,6 +188,7 @@ class TaskStream(Iterator[Any]):
         except queue.Empty:
             raise StopIteration from None
 
+    @held
     def take(self, n_items: int | None = None) -> list[Any]:
         """Return the results that are ready, at most `n_items` of them, without waiting.
 
@@ -235,21 +237,25 @@ class TaskStream(Iterator[Any]):
 
     def close(self) -> None:
         """Forget what has no result yet; what runs is left to finish. What is ready can still be got."""
+        if self._is_closed:
+            return
+        self._drop()
+        for helper in (self._keeper, self._reader):
+            # A reader may be in the user's iterator, for as long as that takes; it ends when it comes back.
+            if helper is not None and helper is not threading.current_thread():
+                helper.join(1.0 if helper is self._reader else None)
+
+    @held
+    def _drop(self) -> None:
         with self._changed:
-            if self._is_closed:
-                return
             self._is_closed = True
             self._inputs.clear()
         with self._feeding:
             self._run.stop()
         with self._changed:
             self._n_put = self._n_given + self._n_ready()
-            self._early.clear()
+            self._turns.forget_waiting()
             self._changed.notify_all()
-        for helper in (self._keeper, self._reader):
-            # A reader may be in the user's iterator, for as long as that takes; it ends when it comes back.
-            if helper is not None and helper is not threading.current_thread():
-                helper.join(1.0 if helper is self._reader else None)
 
     def __enter__(self) -> TaskStream:
         return self
@@ -267,7 +273,6 @@ class TaskStream(Iterator[Any]):
         """Return the next result; `value` is what `_pop` gave. ``queue.Empty`` if ``is_over()``, or `timeout` has passed."""
         while True:
             if value is _NOTHING:
-                self._see_to_keeper()
                 value = self._wait_for_value(timeout, is_over)
             kind = type(value)
             if kind is not FailedItem:
@@ -322,9 +327,11 @@ class TaskStream(Iterator[Any]):
     def _n_ready(self) -> int:
         return sum(len(arrival.outcomes) for arrival, _ in self._ready) + self._stop - self._at
 
+    @held
     def _wait_for_value(self, timeout: float | None, is_over: Callable[[], bool]) -> Any:
         """Feed, turn the engine and take in, or sleep while another thread does, until a result is ready."""
         deadline = None if timeout is None else self._run.now() + timeout
+        self._see_to_keeper()
         with self._changed:
             self._n_getting += 1
         try:
@@ -405,14 +412,7 @@ class TaskStream(Iterator[Any]):
         if self._is_closed:
             return
         self._n_arrived += len(arrival.outcomes)
-        if not self._is_ordered:
-            self._ready.append(piece)
-            return
-        self._early[arrival.start] = piece
-        while self._next_start in self._early:
-            head = self._early.pop(self._next_start)
-            self._next_start += len(head[0].outcomes)
-            self._ready.append(head)
+        self._turns.add(arrival.start, len(arrival.outcomes), piece)
 
     # ---- helpers -----------------------------------------------------------------------------------------------------
 

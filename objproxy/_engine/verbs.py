@@ -12,6 +12,7 @@ from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
+from objproxy._engine.interrupts import held
 from objproxy._engine.mapping import MapRun, ResultIterator, collect
 from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.payload import Payload
@@ -57,18 +58,23 @@ class Verbs:
         """Carry out one operation on one worker; return its outcome."""
         payload = self.encode(operation)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
-        self._driver.submit([Batch(call, 0, 1, payload, worker_id)])
-        self._await(call)
+        self._carry_out(call, [Batch(call, 0, 1, payload, worker_id)])
         return call.inbox[0].outcomes[0]
 
-    def _await(self, call: Call) -> None:
-        """Wait until every outcome has arrived; who is interrupted ends what runs."""
+    @held
+    def _carry_out(self, call: Call, batches: Sequence[Batch]) -> None:
+        """Submit and wait until every outcome has arrived; who is interrupted ends what runs."""
         try:
+            self._driver.submit(batches)
             while call.outstanding:
                 self._driver.wait_until(lambda: not call.outstanding, None, call)
         except BaseException:
-            self._driver.cancel(call, and_running=True)
+            self._end_early(call)
             raise
+
+    def _end_early(self, call: Call) -> None:
+        if call.outstanding:  # else it was refused: in a forked child, say, where the engine's lock may be taken for ever
+            self._driver.cancel(call, and_running=True)
 
     def every(
         self,
@@ -84,16 +90,17 @@ class Verbs:
         payload = self.encode(operation)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         call.on_done = on_done
-        self._driver.submit([Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)])
+        batches = [Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)]
         outcomes: list[Any] = [None] * len(worker_ids)
         try:
+            self._driver.submit(batches)
             while call.outstanding or call.inbox:
                 self._driver.wait_for(call)
                 for arrival in call.take():
                     outcomes[arrival.start] = arrival.outcomes[0]
                     on_arrival(arrival)
         except BaseException:
-            self._driver.cancel(call, and_running=True)
+            self._end_early(call)
             raise
         return outcomes
 
@@ -202,8 +209,7 @@ class Verbs:
                 explain = functools.partial(self._explain, payload.operation, exc)
                 error = failures.argument(call.method, explain, exc, index)
                 raise error from error.__cause__
-        self._driver.submit([Batch(call, start + i, 1, payloads[i], worker_ids[i]) for i in range(len(payloads))])
-        self._await(call)
+        self._carry_out(call, [Batch(call, start + i, 1, payloads[i], worker_ids[i]) for i in range(len(payloads))])
         arrivals = sorted(call.take(), key=lambda arrival: arrival.start)
         for arrival in arrivals:
             on_arrival(arrival)

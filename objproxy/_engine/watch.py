@@ -2,8 +2,8 @@
 
 Rules that live here:
 
-- a worker whose time is over is first asked where its threads stand, for the error; if it cannot say, what it has said so
-  far must do;
+- a worker whose time is over is first asked where its threads stand, for the error, and again and again until it has said so;
+  if it cannot say, what it has said so far must do;
 - a worker that was interrupted and does not end is killed;
 - a worker that has given no sign of life for long is worth a warning, once for each time it falls silent.
 """
@@ -15,8 +15,11 @@ from objproxy._engine.ledger import Ledger
 from objproxy._engine.timers import Timers
 from objproxy._engine.workers import WorkerRecord
 
-#: A worker whose time is over has this long to say where it stands; it takes a millisecond, unless the worker is stopped.
-_STACK_SECONDS = 0.03
+#: A worker whose time is over is asked where it stands as often as this; it takes a millisecond, if the machine is not busy.
+_LOOK_SECONDS = 0.015
+
+#: So often at most, and the last answer must do. Half a second after its limit a task has failed, whatever the worker does.
+_MAX_LOOKS = 27
 
 #: An interrupted task has this long to clean up, before its worker is killed.
 GRACE_SECONDS = 0.5
@@ -75,7 +78,7 @@ class Watch:
 
     def _ask_where_it_stands(self, record: WorkerRecord) -> None:
         record.n_looks += 1
-        is_last_call = record.n_looks > 1
+        is_last_call = record.n_looks == _MAX_LOOKS
         if not is_last_call:
-            self.limits.set(record, self._ledger.now + _STACK_SECONDS)
+            self.limits.set(record, self._ledger.now + _LOOK_SECONDS)
         self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call))

@@ -8,6 +8,10 @@ from objproxy._engine.backlog import Backlog
 from objproxy._engine.messages import Batch
 from objproxy.errors import WorkerDiedError
 
+#: A constructor that has failed more often in a row than this (or than the restart limit's count) is not tried again, however
+#: long each failure takes and however many restarts are allowed: nothing has changed that would let the next one succeed.
+_MAX_FAILED_STARTS = 4
+
 
 class WorkerRecord:
     """One place in the pool; its worker may be replaced, the place stays.
@@ -34,6 +38,8 @@ class WorkerRecord:
         The last one, told or not.
     deaths : deque of float
         When it died lately.
+    n_failed_starts : int
+        How many of its constructors have failed since the last that did not.
     is_outgrown : bool
         Whether it holds more memory than it may, and is replaced when it is idle.
     is_retiring : bool
@@ -64,6 +70,7 @@ class WorkerRecord:
         "is_retiring",
         "loss",
         "n_assigned",
+        "n_failed_starts",
         "n_looks",
         "n_stacks",
         "n_tasks",
@@ -86,6 +93,7 @@ class WorkerRecord:
         self.loss: WorkerDiedError | None = None
         self.death: WorkerDiedError | None = None
         self.init_error: BaseException | None = None
+        self.n_failed_starts = 0
         self.exitcode: int | None = None
         self.end_reason: str | None = None
         self.is_retiring = False
@@ -115,6 +123,14 @@ class WorkerRecord:
         self.started_at = now
         self.ending_since = None
 
+    def has_died_too_often(self, now: float, max_restarts: tuple[int, float]) -> bool:
+        """Note a death; whether there were too many lately (a restart intensity, as in Erlang/OTP), or in a row."""
+        count, seconds = max_restarts
+        self.deaths.append(now)
+        while self.deaths[0] < now - seconds:
+            self.deaths.popleft()
+        return len(self.deaths) > count or self.n_failed_starts > min(count, _MAX_FAILED_STARTS)
+
     def come_back(self, now: float) -> None:
         """Rejoin a pool that it had left; it goes on counting where it ended."""
         assert self.ended_at is not None
@@ -124,3 +140,4 @@ class WorkerRecord:
         self.is_retiring = False
         self.loss = self.init_error = None
         self.deaths.clear()
+        self.n_failed_starts = 0

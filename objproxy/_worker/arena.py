@@ -131,6 +131,8 @@ class Arena:
             self._collect(_MAX_LOOKS)
             free = self._free.get(capacity)
             block = free.pop() if free else self._make(capacity)
+            if block.filled and not self.segments.is_there(block.offset):
+                self._empty(block)  # somebody else has removed it; it is made anew
             try:
                 is_fresh = not block.filled
                 if block.filled < nbytes:

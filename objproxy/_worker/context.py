@@ -49,7 +49,7 @@ class _Reports:
         with self._lock:
             self._timer = None
             if self._latest is not None:
-                with contextlib.suppress(OSError):  # the worker is ending
+                with contextlib.suppress(ConnectionError):  # the parent is gone
                     self._send_latest()
 
     def _send_latest(self) -> None:

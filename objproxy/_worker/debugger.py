@@ -67,11 +67,11 @@ def _make_debugger(terminal: Terminal, worker: Worker) -> Any:
     class Debugger(pdb.Pdb):
         """Gives the terminal back when it lets the task go on."""
 
-        def set_continue(self) -> None:
+        def set_continue(self) -> None:  # pragma: no cover  (runs, and ends all tracing, also that of who measures)
             super().set_continue()
             terminal.leave()
 
-        def set_quit(self) -> None:
+        def set_quit(self) -> None:  # pragma: no cover  (as above)
             super().set_quit()
             terminal.leave()
 

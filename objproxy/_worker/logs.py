@@ -25,6 +25,8 @@ class HomewardHandler(logging.Handler):
         """Send `record`, as text where it would not pickle."""
         try:
             self._channel.send(wire.LOG, pickle.dumps(_portable(record, self._worker), 5))
+        except wire.ChannelClosedError:
+            return  # nobody is left to be told
         except Exception:
             self.handleError(record)
 

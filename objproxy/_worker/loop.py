@@ -182,9 +182,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
 
 def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, WorkerPlane, booting.Boot] | None:
     """Bring the worker up and tell the parent; None if the constructor failed."""
-    kind, body = channel.receive()
-    if kind != wire.BOOT:
-        return None
+    _kind, body = channel.receive()
     boot: booting.Boot = pickle.loads(body)
     plane = WorkerPlane(segments_fd, boot.segments_prefix, boot.segments_base, boot.shared_memory_limit)
 
@@ -193,6 +191,7 @@ def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, W
         return plane.unpack(body, parts)
 
     try:
+        plane.open_tables()
         booting.apply_environment(boot)
         worker = make_worker(boot, channel)
         _send_logs_home(channel, worker, boot.log_levels)
@@ -231,7 +230,7 @@ def _send_logs_home(channel: wire.WorkerChannel, worker: context.Worker, levels:
     send_records_home(channel, worker, levels)
 
 
-def leave(status: int) -> Any:
+def leave(status: int) -> Any:  # pragma: no cover  (runs, but who measures stops with the exit functions)
     """End this process as an interpreter would, as far as the user can see, without the parent's leftovers."""
     try:
         atexit._run_exitfuncs()

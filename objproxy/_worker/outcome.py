@@ -59,16 +59,51 @@ def encode_error(error: BaseException, text: str | None = None) -> bytes:
     """Pickle `error` so that unpickling it in the caller is sure to work.
 
     Many exception classes pickle and then fail to unpickle (CPython issue 103061), or take the process down while they do.
-    The round trip is therefore made here, in the worker: what does not survive it travels as a `RemoteError`.
+    The round trip is therefore made here, in the worker. What does not survive it because its constructor wants other
+    arguments is rebuilt without calling that; anything else travels as a `RemoteError`.
     """
     text = format_error(error) if text is None else text
     try:
-        data = dumps(error)
-        if not isinstance(pickle.loads(data), BaseException):
-            raise TypeError("unpickling it gives something else than an exception")
+        data = _pickle_surely(error)
     except BaseException:
         data = dumps(RemoteError(type_name(error), _safe_text(error), text))
     return dumps((data, text))
+
+
+def _pickle_surely(error: BaseException) -> bytes:
+    """Pickle an exception as itself, or without its constructor, or raise what happens when it is unpickled."""
+    try:
+        return _pickle_and_try(error)
+    except Exception:
+        return _pickle_and_try(_Rebuilt(error))
+
+
+def _pickle_and_try(error: BaseException | _Rebuilt) -> bytes:
+    data = dumps(error)
+    if not isinstance(pickle.loads(data), BaseException):
+        raise TypeError("unpickling it gives something else than an exception")
+    return data
+
+
+class _Rebuilt:
+    """Pickles as an exception whose constructor is not called when it is unpickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        reduced: Any = error.__reduce__()
+        maker, args, *state = reduced
+        if maker is not type(error):  # its class knows better
+            raise TypeError("it has its own way of being pickled")
+        self._parts = (maker, args, state[0] if state else None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, self._parts
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__setstate__(state)
+    return error
 
 
 def decode_error(data: bytes | memoryview) -> BaseException:

@@ -59,6 +59,11 @@ class WorkerPlane:
     def _table(self, offset: int) -> Any:
         return self._segments.map(self._base + offset, loans.TABLE_BYTES, is_shared=True)
 
+    def open_tables(self) -> None:
+        """Open now what others could remove before it is first needed."""
+        if self._prefix:
+            _ = self._lent, self.borrower
+
     def pack(self, value: Any) -> bytes | Parcel:
         """Pickle a result."""
         packed = pack_result(value, self.arena)
@@ -113,7 +118,11 @@ def _open_array(plane: WorkerPlane, about: tuple[Any, ...], parts: list[Part]) -
     import numpy as np
 
     dtype, shape, order = about
-    mapping = plane.borrower.map(parts[0], is_shared=True)
+    try:
+        mapping = plane.borrower.map(parts[0], is_shared=True)
+    except OSError:
+        plane.borrower.give_back(parts[0].slot)
+        raise
     return np.ndarray(shape, dtype, mapping, order=order)
 
 

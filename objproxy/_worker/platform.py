@@ -26,6 +26,16 @@ def has_linux_means() -> bool:
     return sys.platform == "linux" and os.environ.get("OBJPROXY_PORTABLE") != "1"
 
 
+def has_one_thread() -> bool:
+    """Return whether this process has one thread, those of compiled code counted too; False where nobody can tell."""
+    if not has_linux_means():
+        return False
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:  # there is no /proc here
+        return False
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to kill this process when the thread that made it ends.
 
@@ -77,7 +87,7 @@ def reap_child(before: Callable[[int], None]) -> tuple[int, int, int] | None:
     try:
         if not has_linux_means():
             pid, status, usage = os.wait4(-1, os.WNOHANG)
-            if not pid:
+            if pid == 0:
                 return None
             before(pid)
             return pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MAXRSS_UNIT
@@ -165,6 +175,25 @@ _STATES = {
     "t": "being debugged",
     "Z": "dead",
 }
+
+
+def hears(pid: int, signal_number: int) -> bool:
+    """Return whether a process would handle a signal: one of its threads neither is stopped nor blocks it. If unknown, True."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True
+    return any(_thread_hears(f"/proc/{pid}/task/{thread}", signal_number) for thread in threads)
+
+
+def _thread_hears(folder: str, signal_number: int) -> bool:
+    try:
+        with open(f"{folder}/status", "rb") as status:
+            fields = dict(line.split(b":", 1) for line in status)
+        is_stopped = fields[b"State"].split()[0] in (b"T", b"t")
+        return not is_stopped and not int(fields[b"SigBlk"], 16) >> (signal_number - 1) & 1
+    except (OSError, ValueError, KeyError):  # it has just ended
+        return True
 
 
 def _free_in_control_group() -> int | None:

@@ -36,6 +36,11 @@ N_RANGES = _SPACE // RANGE
 #: Of a larger segment pages are mapped one by one when they are touched: a process may only want a part of it.
 _POPULATE_MAX = 1 << 30
 
+_REMOVED = (
+    "somebody else has removed the shared memory that this call needs: call again, or make the SharedArray, or what was put(), "
+    "anew, and see that nothing (a cleaner of temporary files, RemoveIPC= of systemd) removes the files of programs that run"
+)
+
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_FIXED = 0x10
 _POPULATE_WRITE = 23  # a request of madvise: do what writing would do, and change nothing
@@ -75,6 +80,10 @@ class Segments(Protocol):
 
     def reserve(self, offset: int, start: int, stop: int) -> None:
         """Give memory to the bytes from `start` to `stop` of a segment, or raise OSError: nobody ever meets a SIGBUS."""
+        ...
+
+    def is_there(self, offset: int) -> bool:
+        """Return whether other processes can open a segment that was made."""
         ...
 
     def map(self, offset: int, nbytes: int, *, is_shared: bool, is_full: bool = False) -> Mapping:
@@ -204,6 +213,10 @@ class MemorySegments:
         assert self.fd is not None
         os.posix_fallocate(self.fd, offset + start, stop - start)
 
+    def is_there(self, offset: int) -> bool:
+        """Return True: nobody else can get at it."""
+        return True
+
     def map(self, offset: int, nbytes: int, *, is_shared: bool, is_full: bool = False) -> Mapping:
         """Map a part of the file."""
         assert self.fd is not None
@@ -254,6 +267,12 @@ class NamedSegments:
     def _path(self, offset: int) -> str:
         return f"{self.prefix}{offset:016x}"
 
+    def _open(self, offset: int, flags: int) -> int:
+        try:
+            return os.open(self._path(offset), flags | os.O_CLOEXEC)
+        except FileNotFoundError as exc:
+            raise FileNotFoundError(exc.errno, _REMOVED, self._path(offset)) from None
+
     def make(self, offset: int, nbytes: int) -> None:
         """Make the file; it is new, and nobody else may read it."""
         fd = os.open(self._path(offset), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -269,15 +288,19 @@ class NamedSegments:
 
     def reserve(self, offset: int, start: int, stop: int) -> None:
         """Allocate the pages."""
-        fd = os.open(self._path(offset), os.O_RDWR | os.O_CLOEXEC)
+        fd = self._open(offset, os.O_RDWR)
         try:
             os.posix_fallocate(fd, start, stop - start)
         finally:
             os.close(fd)
 
+    def is_there(self, offset: int) -> bool:
+        """Return whether its file is there."""
+        return os.path.exists(self._path(offset))
+
     def map(self, offset: int, nbytes: int, *, is_shared: bool, is_full: bool = False) -> Mapping:
         """Map the file."""
-        fd = os.open(self._path(offset), os.O_RDWR | os.O_CLOEXEC)
+        fd = self._open(offset, os.O_RDWR)
         try:
             return _noted(_map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
         finally:
@@ -285,7 +308,7 @@ class NamedSegments:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Read the file."""
-        fd = os.open(self._path(offset), os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._open(offset, os.O_RDONLY)
         try:
             _read(fd, 0, buffer)
         finally:

@@ -86,7 +86,7 @@ class Constant:
         return Constant, (self.value,)
 
 
-class ChannelClosedError(Exception):
+class ChannelClosedError(ConnectionError):
     """The other side of the channel is gone."""
 
 

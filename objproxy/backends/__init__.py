@@ -58,5 +58,6 @@ def chosen_name(backend: Any, *, separate_processes: bool) -> Any:
 
 def warm_up(backend: Any, *, separate_processes: bool, start_method: str | None) -> None:
     """Start what workers with these options will come from, if it takes long, without waiting for it."""
-    if start_method != "fork" and chosen_name(backend, separate_processes=separate_processes) == "process":
+    is_forked = nurseries.settle_start_method(start_method) == "fork"
+    if not is_forked and chosen_name(backend, separate_processes=separate_processes) == "process":
         nurseries.warm_up()

@@ -151,11 +151,17 @@ class Backend(Protocol):
         ...
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
-        """Have a worker tell where its threads stand; an `Inspected` event follows, at once if this `is_last_call`."""
+        """Have a worker tell where its threads stand; an `Inspected` event follows, at once if this `is_last_call`.
+
+        It may be called again before that: as long as the worker may have more to say, there need not be an event.
+        """
         ...
 
     def wait(self, timeout: float | None) -> Sequence[Event]:
-        """Wait until something happens, at most `timeout` seconds, and return the events in order."""
+        """Wait until something happens, at most `timeout` seconds, and return the events in order.
+
+        What blocks does so within `interrupts.waiting`, and takes nothing there that an interrupt could lose.
+        """
         ...
 
     def wake(self) -> None:

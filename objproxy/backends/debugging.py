@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 
+from objproxy._engine.interrupts import user_code
 from objproxy._worker import wire
+
+#: An interrupt that comes just before we sleep at the terminal is noticed after so long.
+_LOOK_SECONDS = 0.1
 
 
 class DebugDesk:
@@ -68,8 +73,21 @@ class DebugDesk:
     def _read_line(self) -> bytes:
         began = time.monotonic()
         try:
-            return f"{input()}\n".encode()
-        except (EOFError, OSError, RuntimeError):  # there is no terminal, or it is closed: the debugger ends
+            with user_code:
+                _await_line()
+                return f"{input()}\n".encode()
+        except (EOFError, OSError, RuntimeError, ValueError, KeyboardInterrupt):  # no terminal, or who sits there wants out
             return b""
         finally:
             self.paused += time.monotonic() - began
+
+
+def _await_line() -> None:
+    """Wait until a line was typed, if there is a terminal.
+
+    `input` sleeps in C: an interrupt that comes just before that is noticed only when the line is there. With GNU readline the
+    terminal gives single keys, and only `input` knows how to take them.
+    """
+    if sys.stdin is not None and sys.stdin.isatty() and "readline" not in sys.modules:
+        while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+            pass

@@ -45,6 +45,7 @@ class Link:
 
     __slots__ = (
         "_evidence",
+        "_n_looked_at",
         "detail",
         "evidence_fd",
         "fd",
@@ -52,6 +53,7 @@ class Link:
         "info",
         "is_being_inspected",
         "is_ended",
+        "is_given_up",
         "journal",
         "lane",
         "outgoing",
@@ -91,8 +93,10 @@ class Link:
         self.started_at = now
         self.detail = ""
         self.is_ended = False  # nothing more will come on the channel
+        self.is_given_up = False  # it was interrupted, and will be ended
         self.is_being_inspected = False
         self._evidence = b""
+        self._n_looked_at = 0  # bytes of it, at the last look
 
     def write(self, data: bytes, poller: Poller) -> None:
         """Write as much as the channel has room for; the rest follows when it has."""
@@ -131,6 +135,7 @@ class Link:
         """Forget what was said before, and listen; only now, since else every signal of the user's would wake the parent."""
         self.read_evidence()
         self._evidence = b""
+        self._n_looked_at = 0
         self.is_being_inspected = True
         poller.add(self.evidence_fd)
 
@@ -143,6 +148,11 @@ class Link:
             return _STACK_BYTE in self._evidence
         return True  # nobody can write any more
 
+    def has_fallen_silent(self) -> bool:
+        """Whether the worker has said something, and nothing more since this was asked last: the byte will not come."""
+        n_before, self._n_looked_at = self._n_looked_at, len(self._evidence)
+        return 0 < self._n_looked_at == n_before
+
     def end_inspection(self, poller: Poller) -> str:
         """Return what was said, and listen no more."""
         if self.is_being_inspected:
@@ -151,9 +161,8 @@ class Link:
         said, self._evidence = self._evidence, b""
         return _OWN_FRAMES.sub("", _SIGNAL_BYTES.sub(b"", said.partition(_STACK_BYTE)[0]).decode(errors="replace"))
 
-    def close(self, poller: Poller) -> None:
-        """Give the descriptors back."""
-        self.end_inspection(poller)
+    def close(self) -> None:
+        """Give the descriptors back; nobody polls them any more."""
         self.sock.close()
         self.journal.close()
         os.close(self.evidence_fd)

@@ -9,11 +9,12 @@ import traceback
 from typing import Any
 
 from objproxy._engine import messages as m
+from objproxy._engine.interrupts import user_code
 from objproxy._worker.boot import own_attributes
 from objproxy._worker.context import Worker
 from objproxy._worker.inprocess import InProcessWorker, make_host
 from objproxy._worker.logs import tag_records
-from objproxy._worker.outcome import with_worker_trace
+from objproxy._worker.outcome import Failure, with_worker_trace
 from objproxy._worker.parcel import resolve, resolvers
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
@@ -54,7 +55,8 @@ class MemoryWorker:
         )
         began = time.perf_counter()
         try:
-            self._served = make_host(worker, lambda: self._recipe.build(self.worker_id, self.generation))
+            with user_code:
+                self._served = make_host(worker, lambda: self._recipe.build(self.worker_id, self.generation))
         except BaseException as exc:
             return [*init_failed(self.worker_id, self.generation, exc, str(worker.device or "") or None)]
 
@@ -66,7 +68,11 @@ class MemoryWorker:
         """Run a batch."""
         assert self._served is not None
         rules = batch.rules
-        outcomes, failed, seconds = self._served.serve(batch.payload.data, rules.call_number, batch.start, batch.count)
+        try:
+            with user_code:
+                outcomes, failed, seconds = self._served.serve(batch.payload.data, rules.call_number, batch.start, batch.count)
+        except BaseException as exc:  # an interrupt before or after the user's own code
+            outcomes, failed, seconds = [Failure(exc)] * batch.count, list(range(batch.count)), 0.0
         return m.Replied(self.worker_id, self.generation, batch.seq, outcomes, failed, True, seconds)
 
     def finish(self) -> m.Died:
@@ -74,8 +80,9 @@ class MemoryWorker:
         served, self._served = self._served, None
         if served is not None:
             try:
-                served.finish()
-            except Exception:
+                with user_code:
+                    served.finish()
+            except BaseException:  # an exit or an interrupt too: the worker is as good as gone
                 logging.getLogger("objproxy").exception("the close() of the object of worker %d raised", self.worker_id)
         return m.Died(self.worker_id, self.generation, exitcode=0)
 

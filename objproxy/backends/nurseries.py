@@ -16,6 +16,7 @@ from typing import Any
 
 from objproxy._worker import segments
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
+from objproxy._worker.platform import has_one_thread
 
 #: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
 _ROOT_SECONDS = 60.0
@@ -24,6 +25,9 @@ _ROOT_SECONDS = 60.0
 _END_SECONDS = 5.0
 
 START_METHODS = ("forkserver", "fork", "spawn")
+
+#: Means "fork" in a program with one thread, whose locks nobody else can hold at that moment; else the default.
+FORK_IF_SAFE = "fork-if-safe"
 
 
 class NurseryLostError(OSError):
@@ -116,6 +120,13 @@ class PoolNursery:
     def abandon(self) -> None:
         """Let go in a forked child; the nursery goes on for the parent."""
         self._control.close()
+
+
+def settle_start_method(wanted: str | None, *, may_fork: bool = True) -> str | None:
+    """Return `wanted`, or what "fork-if-safe" comes to in this program at this moment."""
+    if wanted != FORK_IF_SAFE:
+        return wanted
+    return "fork" if may_fork and has_one_thread() else None
 
 
 def open_nursery(settings: dict[str, Any]) -> PoolNursery:

@@ -190,6 +190,9 @@ class Lane:
         self.on_forget = on_forget
         for table in (loans.TO_WORKER, loans.TO_PARENT):
             self._segments.make_table(self.base + table, loans.TABLE_BYTES)
+        if self._segments.prefix:
+            # What has a name may be removed by others; what is open stays. Else a call would fail when it is half sent.
+            _ = self._lent, self.borrower
 
     @functools.cached_property
     def _lent(self) -> LoanTable:

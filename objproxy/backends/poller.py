@@ -7,6 +7,7 @@ import select
 import selectors
 import time
 
+from objproxy._engine.interrupts import waiting
 from objproxy._worker.platform import has_linux_means
 from objproxy._worker.wire import SPIN_SECONDS
 
@@ -23,28 +24,28 @@ class Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll() if has_linux_means() else None
-        self._selector = None if has_linux_means() else selectors.PollSelector()
+        self._selector = selectors.PollSelector()  # for where there is none
         self._spin_pays = True
 
     def add(self, fd: int) -> None:
         """Watch `fd` for what can be read."""
         if self._epoll is not None:
             self._epoll.register(fd, select.EPOLLIN)
-        elif self._selector is not None:
+        else:
             self._selector.register(fd, selectors.EVENT_READ)
 
     def watch_writable(self, fd: int, is_wanted: bool) -> None:
         """Watch `fd` for room to write too, or no more."""
         if self._epoll is not None:
             self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if is_wanted else 0))
-        elif self._selector is not None:
+        else:
             self._selector.modify(fd, selectors.EVENT_READ | (selectors.EVENT_WRITE if is_wanted else 0))
 
     def remove(self, fd: int) -> None:
         """Watch `fd` no more."""
         if self._epoll is not None:
             self._epoll.unregister(fd)
-        elif self._selector is not None:
+        else:
             self._selector.unregister(fd)
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
@@ -59,7 +60,8 @@ class Poller:
                 return ready
 
         before = time.perf_counter()
-        ready = self._poll(timeout)
+        with waiting:  # what is ready now still is so the next time, should an interrupt come between
+            ready = self._poll(timeout)
         self._spin_pays = time.perf_counter() - before < _SPIN_PAYS_SECONDS
         return ready
 
@@ -74,7 +76,6 @@ class Poller:
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         if self._epoll is not None:
             return self._epoll.poll(timeout)
-        assert self._selector is not None
         return [
             (key.fd, (_READABLE if mask & selectors.EVENT_READ else 0) | (WRITABLE if mask & selectors.EVENT_WRITE else 0))
             for key, mask in self._selector.select(timeout)
@@ -84,5 +85,5 @@ class Poller:
         """Give the descriptor back."""
         if self._epoll is not None:
             self._epoll.close()
-        elif self._selector is not None:
+        else:
             self._selector.close()

@@ -192,6 +192,7 @@ class ProcessBackend:
         if how == "ask":
             link.write(wire.frame(wire.STOP), self._poller)
         elif how == "interrupt":
+            link.is_given_up = True
             self._signal(link, signal.SIGINT)
         else:
             self._signal(link, signal.SIGKILL)
@@ -201,12 +202,14 @@ class ProcessBackend:
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if is_last_call or link.pid is None:
+        if is_last_call or link.pid is None or not platform.hears(link.pid, platform.STACK_SIGNAL):
             self._tell_stack(link)
         elif not link.is_being_inspected:
             link.begin_inspection(self._poller)
             self._inspected[link.evidence_fd] = link
             self._signal(link, platform.STACK_SIGNAL)
+        elif link.has_fallen_silent():
+            self._tell_stack(link)
 
     def _tell_stack(self, link: Link) -> None:
         self._inspected.pop(link.evidence_fd, None)
@@ -215,15 +218,15 @@ class ProcessBackend:
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
-        ready = self._poller.wait(0 if self._events else timeout)  # an interrupt (Ctrl-C) in here does no harm
+        ready = self._poller.wait(0 if self._events else timeout)
         try:
             for fd, mask in ready:
                 self._serve_descriptor(fd, mask)
         except BaseException:
             # Something may have been read and not taken in. Nobody can tell what, so nothing of a busy worker is believed.
             for link in self._links.values():
-                if link.sent:
-                    self._signal(link, signal.SIGKILL)
+                if link.sent and not link.is_ended:
+                    self._end_of_channel(link)
             raise
         events, self._events = self._events, []
         return events
@@ -278,7 +281,7 @@ class ProcessBackend:
 
     def _close_descriptors(self) -> None:
         for link in self._links.values():
-            link.close(self._poller)
+            link.close()
         self._links.clear()
         self._inspected.clear()
         self._by_fd.clear()
@@ -309,13 +312,12 @@ class ProcessBackend:
         return True
 
     def _end_of_channel(self, link: Link) -> None:
-        if not link.is_ended:
-            link.is_ended = True
-            self._poller.remove(link.fd)
-            # It is ending; if it is not, it has closed its channel and cannot be reached again. Where its start has not been
-            # told yet, that is in the nursery's channel, which is read in the same turn, and it is killed then.
-            if link.pid is not None:
-                self._signal(link, signal.SIGKILL)
+        link.is_ended = True
+        self._poller.remove(link.fd)
+        # It is ending; if it is not, it has closed its channel and cannot be reached again. Where its start has not been
+        # told yet, that is in the nursery's channel, which is read in the same turn, and it is killed then.
+        if link.pid is not None:
+            self._signal(link, signal.SIGKILL)
 
     def _signal(self, link: Link, number: int) -> None:
         if self._nursery is None:
@@ -341,6 +343,8 @@ class ProcessBackend:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
         elif kind == wire.PARTS:
             link.lane.expect(body)
+        elif kind == wire.DEBUG_IN and link.is_given_up:
+            self._answer_debugger(link, b"")  # nobody is asked for a call that nobody wants: its debugger ends
         elif kind in (wire.DEBUG_OUT, wire.DEBUG_IN, wire.DEBUG_END):
             self._desk.serve(link.worker_id, kind, body, functools.partial(self._answer_debugger, link))
         elif kind == wire.LOG:
@@ -348,7 +352,7 @@ class ProcessBackend:
         elif kind == wire.PROGRESS:
             self._on_progress(link.worker_id, *pickle.loads(body))
         else:
-            raise wire.ChannelClosedError(f"unknown kind of frame {kind}")
+            raise wire.ChannelClosedError(f"protocol error: unknown kind of frame {kind}")
 
     def _answer_debugger(self, link: Link, line: bytes) -> None:
         if not link.is_ended:
@@ -426,7 +430,7 @@ class ProcessBackend:
             link.is_ended = True
             self._poller.remove(link.fd)
         del self._links[link.worker_id], self._by_fd[link.fd]
-        link.close(self._poller)
+        link.close()
         link.lane.end(is_certain=is_reaped)
 
     def _autopsy(self, link: Link, exitcode: int) -> m.Died:

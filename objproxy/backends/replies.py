@@ -57,7 +57,7 @@ def _decode(lane: int, count: int, data: memoryview, worker_id: int, method: str
         return [None] * count
     if lane == wire.ERRORS:
         return [Failure(decode_error(data))] * count
-    raise wire.ChannelClosedError(f"unknown lane {lane}")
+    raise wire.ChannelClosedError(f"protocol error: unknown lane {lane}")
 
 
 def _unpickle(count: int, data: memoryview, worker_id: int, method: str, unpack: Unpack) -> list[Any]:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
+from objproxy._engine.interrupts import waiting
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker
 
@@ -62,7 +63,8 @@ class SerialBackend(ByReference):
         if self._todo:
             return self._todo.popleft()()
         if timeout:
-            time.sleep(timeout)
+            with waiting:
+                time.sleep(timeout)
         return []
 
     def wake(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from objproxy._engine import messages as m
+from objproxy._engine.interrupts import Condition
 from objproxy._engine.messages import Batch, Failure
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
@@ -27,6 +28,9 @@ from objproxy.backends.memory import ByReference, MemoryWorker
 from objproxy.errors import WorkerInitError
 
 _NEVER = float("inf")
+
+#: Where nothing is to come, another thread may be about to send something; no thread takes so many seconds of real time for it.
+_PATIENCE_SECONDS = 30.0
 
 #: Exit code of a simulated crash: that of SIGSEGV.
 _CRASHED = -11
@@ -188,6 +192,7 @@ class SimulatedBackend(ByReference):
         self._context: PoolContext | None = None
         # Guards the future: one thread moves the clock, others send.
         self._lock = threading.RLock()
+        self._changed = Condition(self._lock)
 
     # ---- the protocol ------------------------------------------------------------------------------------------------
 
@@ -201,6 +206,10 @@ class SimulatedBackend(ByReference):
 
     def start(self, worker_id: int, generation: int) -> None:
         """Let a constructor begin."""
+        with self._lock:
+            self._start(worker_id, generation)
+
+    def _start(self, worker_id: int, generation: int) -> None:
         worker = self._workers[worker_id] = _Worker(worker_id, generation)
         fate, seconds = self._fate, self._draw(self._fate.constructor_seconds)
         is_spared = fate.spares_first and generation == 0
@@ -227,8 +236,9 @@ class SimulatedBackend(ByReference):
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
         """Say where a worker stands; as the seed says, only when it is asked again."""
-        if is_last_call or not self._happens(self._fate.keeps_silent):
-            self._tell(m.Inspected(worker_id, generation, "in a simulation"))
+        with self._lock:
+            if is_last_call or not self._happens(self._fate.keeps_silent):
+                self._tell(m.Inspected(worker_id, generation, "in a simulation"))
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
         """Ask a worker to end, interrupt what it runs, or kill it."""
@@ -256,20 +266,24 @@ class SimulatedBackend(ByReference):
 
     def _wait(self, timeout: float | None) -> Sequence[m.Event]:
         limit = _NEVER if timeout is None else self._time + timeout
-        while not self._events and not self._is_woken and self._future and self._future[0][0] <= limit:
-            self._time, _, happen = heapq.heappop(self._future)
-            happen()
-        if not self._events and not self._is_woken:
-            if limit == _NEVER:
+        while not self._events and not self._is_woken:
+            if self._future and self._future[0][0] <= limit:
+                self._time, _, happen = heapq.heappop(self._future)
+                happen()
+            elif limit < _NEVER:
+                self._time = limit
+                break
+            elif not self._changed.wait(_PATIENCE_SECONDS):
                 raise DeadlockError("nothing will ever happen, and somebody waits for it")
-            self._time = limit
         self._is_woken = False
         events, self._events = self._events, []
         return events
 
     def wake(self) -> None:
         """Make `wait` return."""
-        self._is_woken = True
+        with self._lock:
+            self._is_woken = True
+            self._changed.notify_all()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return how long a worker took to come up."""
@@ -289,7 +303,8 @@ class SimulatedBackend(ByReference):
 
     def crash(self, worker_id: int) -> None:
         """Let a worker die now, whatever it does."""
-        self._crash(self._workers[worker_id])
+        with self._lock:
+            self._crash(self._workers[worker_id])
 
     # ---- constructors and ends ---------------------------------------------------------------------------------------
 
@@ -467,9 +482,11 @@ class SimulatedBackend(ByReference):
     def _plan(self, seconds: float, happen: Callable[[], None]) -> None:
         self._n_planned += 1
         heapq.heappush(self._future, (self._time + seconds, self._n_planned, happen))
+        self._changed.notify_all()
 
     def _tell(self, event: m.Event) -> None:
         self._events.append(event)
+        self._changed.notify_all()
 
 
 def _failed(outcomes: Sequence[Any]) -> list[int]:

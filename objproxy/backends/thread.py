@@ -6,12 +6,15 @@ finish what they run, and end.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
+from objproxy._engine.interrupts import waiting
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 
@@ -24,7 +27,8 @@ class ThreadBackend(ByReference):
 
     def __init__(self) -> None:
         self._context: PoolContext | None = None
-        self._events: queue.SimpleQueue[m.Event | None] = queue.SimpleQueue()
+        self._events: deque[m.Event] = deque()
+        self._bell = threading.Lock()  # let go whenever there is something to be looked at
         self._threads: dict[int, _WorkerThread] = {}
 
     def open(self, context: PoolContext) -> None:
@@ -39,7 +43,7 @@ class ThreadBackend(ByReference):
         """Start a thread."""
         assert self._context is not None
         worker = MemoryWorker(self._context, worker_id, generation)
-        self._threads[worker_id] = _WorkerThread(worker, self._events.put)
+        self._threads[worker_id] = _WorkerThread(worker, self._tell)
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Put a batch into the thread's queue."""
@@ -47,7 +51,7 @@ class ThreadBackend(ByReference):
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
         """Look at the thread's frames."""
-        self._events.put(m.Inspected(worker_id, generation, stack_of(self._threads[worker_id].ident)))
+        self._tell(m.Inspected(worker_id, generation, stack_of(self._threads[worker_id].ident)))
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
         """Ask the thread to end; anything more does not wait for what it runs."""
@@ -56,22 +60,23 @@ class ThreadBackend(ByReference):
             thread.inbox.put(None)
         else:
             thread.forget()
-            self._events.put(m.Died(worker_id, generation))
+            self._tell(m.Died(worker_id, generation))
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for what the threads tell."""
-        try:
-            first = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return []
-        events = [first]
-        while not self._events.empty():
-            events.append(self._events.get())
-        return [event for event in events if event is not None]
+        if not self._events:
+            with waiting:
+                self._bell.acquire(timeout=-1 if timeout is None else timeout)
+        return [self._events.popleft() for _ in range(len(self._events))]
+
+    def _tell(self, event: m.Event) -> None:
+        self._events.append(event)
+        self.wake()
 
     def wake(self) -> None:
         """Make `wait` return."""
-        self._events.put(None)
+        with contextlib.suppress(RuntimeError):  # it was let go already
+            self._bell.release()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 __all__ = ["AsyncResult"]
@@ -47,21 +48,31 @@ class AsyncResult:
         self._callback = callback
         self._error_callback = error_callback
         self._unpack = unpack
+        self._is_known = False
         self._value: Any = None
         self._error: BaseException | None = None
         self._is_settled = threading.Event()
         future.add_done_callback(self._settle)
 
-    def _settle(self, future: Future[Any]) -> None:
+    def _settle(self, _future: Future[Any]) -> None:
         try:
-            self._value = self._unpack(future.result())
-        except BaseException as exc:
-            self._error = exc
-            self._tell(self._error_callback, exc)
-        else:
-            self._tell(self._callback, self._value)
+            self._learn()
+            if self._error is None:
+                self._tell(self._callback, self._value)
+            else:
+                self._tell(self._error_callback, self._error)
         finally:
             self._is_settled.set()
+
+    def _learn(self) -> None:
+        """Take the outcome from the future; who is interrupted in here does it again."""
+        try:
+            self._error = self._future.exception()
+        except CancelledError as exc:
+            self._error = exc
+        if self._error is None:
+            self._value = self._unpack(self._future.result())
+        self._is_known = True
 
     def _tell(self, callback: Callable[[Any], Any] | None, what: Any) -> None:
         if callback is None:
@@ -91,13 +102,9 @@ class AsyncResult:
         """Wait until the task has ended, or `timeout` seconds have passed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._future.done():
-            try:
-                self._future.exception(timeout)  # this thread turns the engine, if nobody else does
-            except BaseException:
-                if not self._future.done():  # the time has passed, or the caller was interrupted
-                    if timeout is None or time.monotonic() < deadline:  # type: ignore[operator]
-                        raise
-                    return
+            # This thread turns the engine, if nobody else does.
+            with contextlib.suppress(CancelledError, TimeoutError):
+                self._future.exception(timeout)
         self._is_settled.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def get(self, timeout: float | None = None) -> Any:
@@ -116,6 +123,8 @@ class AsyncResult:
         self.wait(timeout)
         if not self.ready():
             raise TimeoutError(f"the task has not ended within {timeout} s; it goes on, call get() again")
+        if not self._is_known:
+            self._learn()
         if self._error is not None:
             raise self._error
         return self._value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from objproxy.mpire.context import DEFAULT_START_METHOD, RUNNING_MACOS, find_context
@@ -98,6 +98,13 @@ class MapParams:
         check_number("worker_lifespan", self.worker_lifespan, (int,), 1)
         find_style(self.progress_bar_style)
         check_options(self.progress_bar_options)
+
+
+def gather(arguments: Mapping[str, Any]) -> tuple[Functions, MapParams]:
+    """Return what a map was given, from its arguments by their names."""
+    functions = {field.name: arguments[field.name] for field in dataclasses.fields(Functions)}
+    params = {field.name: arguments[field.name] for field in dataclasses.fields(MapParams)}
+    return Functions(**functions), MapParams(**params)
 
 
 def check_number(name: str, value: Any, kinds: tuple[type, ...], smallest: float) -> None:

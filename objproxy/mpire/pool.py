@@ -7,7 +7,7 @@ from typing import Any
 
 from objproxy.insights import Insights
 from objproxy.mpire.async_result import AsyncResult
-from objproxy.mpire.checks import Functions, MapParams, PoolParams
+from objproxy.mpire.checks import Functions, PoolParams, gather
 from objproxy.mpire.context import DEFAULT_START_METHOD, find_context
 from objproxy.mpire.crew import Crew
 from objproxy.mpire.insights import describe_insights
@@ -194,18 +194,7 @@ class WorkerPool:
         TypeError, ValueError
             A parameter that makes no sense; there were fewer items than `iterable_len`.
         """
-        functions = Functions(func, worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
-        params = MapParams(
-            iterable_of_args,
-            iterable_len,
-            max_tasks_active,
-            chunk_size,
-            n_splits,
-            worker_lifespan,
-            progress_bar,
-            progress_bar_options,
-            progress_bar_style,
-        )
+        functions, params = gather(locals())
         with self._crew.running_map("map", functions, params) as run:
             results = run.collect()
         return concatenate(results) if concatenate_numpy_output else results
@@ -229,18 +218,7 @@ class WorkerPool:
         progress_bar_style: str | None = None,
     ) -> list[Any]:
         """Run a function once for each item; return the results in the order in which they came. For the rest see `map`."""
-        functions = Functions(func, worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
-        params = MapParams(
-            iterable_of_args,
-            iterable_len,
-            max_tasks_active,
-            chunk_size,
-            n_splits,
-            worker_lifespan,
-            progress_bar,
-            progress_bar_options,
-            progress_bar_style,
-        )
+        functions, params = gather(locals())
         with self._crew.running_map("map_unordered", functions, params) as run:
             return list(run.iterate(is_ordered=False))
 
@@ -271,18 +249,7 @@ class WorkerPool:
             At most `max_tasks_active` items are pulled and not yet yielded. To drop the generator early is fine. For the rest
             see `map`.
         """
-        functions = Functions(func, worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
-        params = MapParams(
-            iterable_of_args,
-            iterable_len,
-            max_tasks_active,
-            chunk_size,
-            n_splits,
-            worker_lifespan,
-            progress_bar,
-            progress_bar_options,
-            progress_bar_style,
-        )
+        functions, params = gather(locals())
         with self._crew.running_map("imap", functions, params) as run:
             yield from run.iterate(is_ordered=True)
 
@@ -305,18 +272,7 @@ class WorkerPool:
         progress_bar_style: str | None = None,
     ) -> Iterator[Any]:
         """Run a function once for each item; yield the results as they come. For the rest see `imap`."""
-        functions = Functions(func, worker_init, worker_exit, task_timeout, worker_init_timeout, worker_exit_timeout)
-        params = MapParams(
-            iterable_of_args,
-            iterable_len,
-            max_tasks_active,
-            chunk_size,
-            n_splits,
-            worker_lifespan,
-            progress_bar,
-            progress_bar_options,
-            progress_bar_style,
-        )
+        functions, params = gather(locals())
         with self._crew.running_map("imap_unordered", functions, params) as run:
             yield from run.iterate(is_ordered=False)
 

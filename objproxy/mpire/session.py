@@ -103,6 +103,7 @@ class Session:
                     max_restarts=_MAX_RESTARTS,
                     on_restart="replay",
                     timeline=params.enable_insights,
+                    name=getattr(functions.func, "__qualname__", None),  # a dashboard shows it: whose pool this is
                     init_timeout=None if limit is None or self._is_thread else limit + _START_SECONDS,
                 )
         except WorkerInitError as exc:

@@ -141,7 +141,12 @@ class Pool:
         pace = Pace(least, least if self.chunk_size else _MAX_ITEMS_PER_WORKER * self.num_workers)
         if self._workers is None:
             return Inline(self._inline, items), pace
-        method = self._method.options(buffersize=pace.batch_size if self.bounded else None)
+        if not self.bounded:
+            stream = self._method.stream(ordered=not self.is_unordered)  # a thread feeds the workers while nobody takes results
+            stream.put(list(items))
+            stream.end()
+            return stream, pace
+        method = self._method.options(buffersize=pace.batch_size)
         return (method.imap_unordered if self.is_unordered else method.imap)(items), pace
 
     def close(self) -> None:
@@ -175,7 +180,7 @@ class WorkerPoolResultGenerator(Iterator[Any]):
         self.parent_obj = parent_obj
         self._length = len(input_iterable) if isinstance(input_iterable, Sized) else None
         self._deferred: list[Exception] = []
-        self._input = Input(input_iterable if parent_obj.bounded else list(input_iterable))
+        self._input = Input(input_iterable)
         self._results, self._pace = parent_obj._stream(iter(self._input))
 
     def __len__(self) -> int:

@@ -9,6 +9,8 @@ from objproxy.mtasklite.constants import ArgumentPassing, ExceptionBehaviour
 from objproxy.mtasklite.pool import Pool, WorkerPoolResultGenerator
 from objproxy.mtasklite.utils import divide_kwargs
 
+_MISSING: Any = object()
+
 
 class CustomContextManager(Iterator[Any]):
     """Results and their bar; an iterator, and a context manager whose end closes bar and workers.
@@ -57,8 +59,8 @@ class CustomContextManager(Iterator[Any]):
 
 
 def pqdm(
-    input_iterable: Iterable[Any],
-    worker_or_worker_arr: Any,
+    input_iterable: Iterable[Any] = _MISSING,
+    worker_or_worker_arr: Any = _MISSING,
     n_jobs: int | None = None,
     argument_type: str | None = ArgumentPassing.AS_SINGLE_ARG,
     bounded: bool = True,
@@ -66,6 +68,8 @@ def pqdm(
     use_threads: bool = False,
     tqdm_class: Callable[..., Any] | None = None,
     *,
+    array: Iterable[Any] = _MISSING,
+    function: Any = _MISSING,
     exception_behavior: str | None = None,
     as_list: bool = False,
     **kwargs: Any,  # options of Pool, and of tqdm, which have their own types
@@ -75,8 +79,10 @@ def pqdm(
     Parameters
     ----------
     input_iterable : iterable
-        The items.
-    worker_or_worker_arr, n_jobs, argument_type, bounded, use_threads
+        The items. The package pqdm calls them `array`.
+    worker_or_worker_arr
+        As for `Pool`. The package pqdm knows one `function`.
+    n_jobs, argument_type, bounded, use_threads
         As for `Pool`.
     exception_behaviour : str
         As for `Pool`, but "ignore" by default: errors are among the results. `exception_behavior` is the same.
@@ -94,6 +100,8 @@ def pqdm(
 
     Raises
     ------
+    TypeError
+        The items or the workers are missing, or given by both names.
     Exception
         What `Pool` or the bar raises; no worker is left.
 
@@ -103,16 +111,18 @@ def pqdm(
     >>> pqdm([-1, 2], abs, n_jobs=2, as_list=True, disable=True)
     [1, 2]
     """
+    items = _one_of("input_iterable", input_iterable, "array", array)
+    workers = _one_of("worker_or_worker_arr", worker_or_worker_arr, "function", function)
     pool_options, tqdm_options = divide_kwargs(kwargs, Pool)
     results = Pool(
-        worker_or_worker_arr,
+        workers,
         n_jobs,
         argument_type=argument_type,
         bounded=bounded,
         use_threads=use_threads,
         exception_behavior=exception_behavior or exception_behaviour,
         **pool_options,
-    )(input_iterable)
+    )(items)
     try:
         bar = (tqdm_class or _default_bar())(results, **tqdm_options)
     except BaseException:  # an option that the bar does not know
@@ -120,6 +130,13 @@ def pqdm(
         raise
     combined = CustomContextManager(bar, results)
     return list(combined) if as_list else combined
+
+
+def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    """Return what was given by one of two names."""
+    if (value is _MISSING) == (other is _MISSING):
+        raise TypeError(f"pqdm() needs either {name} or {other_name}, which are the same")
+    return other if value is _MISSING else value
 
 
 def _default_bar() -> Any:

@@ -12,7 +12,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from objproxy import ArgumentPickleError, PoolBrokenError, PoolClosedError, ProxyPool, TaskTimeoutError, WorkerDiedError
+from objproxy import (
+    ArgumentPickleError,
+    PoolBrokenError,
+    PoolClosedError,
+    ProxyPool,
+    TaskTimeoutError,
+    WorkerDiedError,
+    preload,
+)
 from objproxy.devices import resolve_devices
 from objproxy.ompr.helpers import OMPRException
 from objproxy.ompr.report import Progress, Reporter
@@ -21,12 +29,14 @@ from objproxy.ompr.worker import Host, RunningWorker
 
 __all__ = ["OMPRException", "OMPRunner", "RunningWorker"]
 
-#: A worker may die this often, in so many seconds, before it is given up. Each death of a task is told by its result, and
-#: reruns are bounded; this bound is for a constructor that kills its process each time: a large number in a long time.
+#: A worker may die this often, in so many seconds, before it is given up. Each death of a task is told by its result, reruns
+#: are bounded, and constructors that fail in a row end a worker soon: so this is a large number in a long time.
 _MAX_RESTARTS = (1000, 600.0)
 
 #: Seconds between two reports for ``report_interval="auto"``: usually, and with a log level of at most DEBUG.
 _AUTO_INTERVAL, _AUTO_DEBUG_INTERVAL = 30.0, 10.0
+
+preload()  # who imports this is going to make a runner
 
 
 class OMPRunner:
@@ -75,7 +85,8 @@ class OMPRunner:
     logger : logging.Logger or None
         Where the runner logs; default: the logger "objproxy.ompr".
     pool_options : mapping or None
-        Further options of `objproxy.ProxyPool`: ``start_method``, ``seed``, ``init_timeout``, ``max_rss``, ...
+        Further options of `objproxy.ProxyPool`: ``start_method`` (default here: "fork-if-safe", as quick as OMPR's own forks),
+        ``seed``, ``init_timeout``, ``max_rss``, ...
 
     Raises
     ------
@@ -147,7 +158,7 @@ class OMPRunner:
             "logger_name": self._logger.name,
             "log_level": loglevel_worker,
         }
-        options = {"max_restarts": _MAX_RESTARTS, "name": name, **(pool_options or {})}
+        options = {"max_restarts": _MAX_RESTARTS, "name": name, "start_method": "fork-if-safe", **(pool_options or {})}
         # The user's class is part of what is called to make an object, not an argument of it: so a pool loads it once, for all
         # workers and those that replace them, and not anew in each.
         make_host = functools.partial(Host, rww_class)

@@ -97,6 +97,7 @@ def _kill_idle(pool: Any, worker_id: int) -> None:
     poll_until(is_replaced)
 
 
+@pytest.mark.race
 @pytest.mark.parametrize("use", ["broadcast", "instance", "attribute", "set"])
 def test_an_idle_death_is_told_once_by_what_needs_the_state(make_pool: MakePool, use: str) -> None:
     pool = make_pool()
@@ -116,6 +117,7 @@ def test_an_idle_death_is_told_once_by_what_needs_the_state(make_pool: MakePool,
     assert pool.who().tolist() == [0, 1]
 
 
+@pytest.mark.race
 def test_map_and_submit_never_hear_of_an_idle_death(make_pool: MakePool) -> None:
     pool = make_pool()
     os.kill(pool.workers[0].pid, signal.SIGKILL)
@@ -124,6 +126,7 @@ def test_map_and_submit_never_hear_of_an_idle_death(make_pool: MakePool) -> None
     assert list(pool.score.imap(range(50))) == [2 * x for x in range(50)]
 
 
+@pytest.mark.race
 def test_each_idle_death_is_told_by_its_own_worker(make_pool: MakePool) -> None:
     pool = make_pool()
     _kill_idle(pool, 0)
@@ -160,10 +163,10 @@ def test_a_pool_with_no_worker_left_is_broken(make_pool: MakePool) -> None:
 def test_an_item_past_its_time_costs_itself_alone(make_pool: MakePool, gates: Any) -> None:
     pool, gate, other = make_pool(max_restarts=(0, 100.0)), gates("gate"), gates("other")
     other.open()
-    method = pool.wait_at.options(timeout=0.5, on_error="return")
+    method = pool.wait_at.options(timeout=1.0, on_error="return")
     results = method.map([other, gate, other, other, gate, other], range(6))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int, TaskTimeoutError, int]
-    assert (results[1].method, results[1].item, results[1].seconds) == ("wait_at", 1, 0.5)
+    assert (results[1].method, results[1].item, results[1].seconds) == ("wait_at", 1, 1.0)
     assert isinstance(results[1], TimeoutError)
     assert pool.wait_ready(PATIENCE_SECONDS)
     assert pool.score(1).tolist() == [2, 2]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from objproxy import ArgumentPickleError, ObjProxyError, ProxyPool, RemoteError, RemoteTraceback, ResultPickleError
-from targets import BadArgument, CustomError, Locked, Model
+from targets import BadArgument, CustomError, Locked, Model, TwoPartError
 from ways import MakePool, Way
 
 
@@ -109,6 +109,14 @@ def test_an_exception_object_that_a_method_returns_is_a_result(shared_pool: Prox
     skipped = shared_pool.return_error.options(on_error="skip").map(["a", "b"])
     assert len(skipped) == 2
     assert not hasattr(skipped[0], "__notes__")
+
+
+def test_an_error_whose_constructor_wants_other_arguments_comes_as_itself(shared_pool: ProxyPool[Model]) -> None:
+    with pytest.raises(TwoPartError, match="one two") as caught:
+        shared_pool.raise_two_parts()
+    assert (caught.value.args, caught.value.second) == (("one two",), "two")
+    assert "in raise_two_parts" in str(caught.value.__cause__)
+    assert shared_pool.echo(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.processes

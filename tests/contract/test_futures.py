@@ -103,6 +103,7 @@ def test_a_queued_call_can_be_cancelled_and_never_runs(make_pool: MakePool, gate
     assert pool.calls.tolist() == [0]
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_cancelling_a_running_call_replaces_its_worker_and_nobody_is_told_of_a_loss(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(worker_count=1, max_restarts=(0, 100.0)), gates("gate"), gates("started")
@@ -119,6 +120,7 @@ def test_cancelling_a_running_call_replaces_its_worker_and_nobody_is_told_of_a_l
     assert pool.workers[0].state == "idle"
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_waiters_are_told_of_a_cancelled_call(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(), gates("gate"), gates("started")
@@ -155,6 +157,7 @@ def test_larger_priority_goes_first(make_pool: MakePool, gates: Any, tmp_path: A
     assert path.read_text().split() == ["5", "5", "1", "0", "-1"]
 
 
+@pytest.mark.race
 @pytest.mark.concurrent
 def test_killing_the_pool_ends_every_pending_future(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(worker_count=1), gates("gate"), gates("started")
@@ -165,6 +168,7 @@ def test_killing_the_pool_ends_every_pending_future(make_pool: MakePool, gates: 
     assert [type(future.exception()) for future in futures] == [PoolClosedError] * 3
 
 
+@pytest.mark.race
 @pytest.mark.concurrent
 def test_closing_the_pool_finishes_every_pending_future(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(worker_count=1), gates("gate"), gates("started")

@@ -110,6 +110,7 @@ def test_leaving_with_by_an_exception_ends_what_runs(way: Way, gates: Any) -> No
     gate.open()
 
 
+@pytest.mark.race
 @pytest.mark.concurrent
 def test_close_finishes_what_was_submitted(make_pool: MakePool, gates: Any, tmp_path: Path) -> None:
     pool, gate, path = make_pool(), gates("gate"), tmp_path / "lines"
@@ -120,6 +121,7 @@ def test_close_finishes_what_was_submitted(make_pool: MakePool, gates: Any, tmp_
     assert sorted(map(int, path.read_text().split())) == list(range(10))
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_close_past_its_time_kills(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(), gates("gate"), gates("started")
@@ -129,6 +131,7 @@ def test_close_past_its_time_kills(make_pool: MakePool, gates: Any) -> None:
     assert isinstance(future.exception(PATIENCE_SECONDS), PoolClosedError)
 
 
+@pytest.mark.race
 @pytest.mark.concurrent
 def test_another_thread_may_kill_the_pool_under_a_call(make_pool: MakePool, gates: Any) -> None:
     pool, gate, started = make_pool(worker_count=1), gates("gate"), gates("started")

@@ -66,7 +66,7 @@ def test_a_fault_in_a_lazy_map_is_the_error_of_its_item(make_pool: MakePool, tmp
     """F4: a death, a time-out, an error: each at its index, or as it comes; the others are there."""
     pool, never_over = make_pool(Victim, max_restarts=OFTEN), Meeting(tmp_path / "never over")
     items = [0, 1, "SIGKILL", 3, never_over, 5, "LookupError", 7, "os._exit(0)", 9]
-    method = pool.obey.options(timeout=0.3, on_error="return", buffersize=4)
+    method = pool.obey.options(timeout=1.0, on_error="return", buffersize=4)
     results = list(getattr(method, verb)(items))
     kinds = {2: WorkerDiedError, 4: TaskTimeoutError, 6: LookupError, 8: WorkerDiedError}
     if verb == "imap":
@@ -91,6 +91,7 @@ def test_errors_of_a_lazy_map_are_raised_in_their_turn(make_pool: MakePool) -> N
         next(results)
 
 
+@pytest.mark.race
 def test_a_death_is_told_while_an_iterable_blocks(tmp_path: Path) -> None:
     """F5: to everybody but who is in the iterable, which is the user's own code in the user's own thread."""
     may_go_on, is_asked, seen = threading.Event(), threading.Event(), []

@@ -62,6 +62,7 @@ def test_a_result_that_fails_to_be_pickled_is_its_tasks_error(make_pool: MakePoo
 PARTS = {"large": [1, wire.HEADER.size, 1_000_000, -1], "small": [1, wire.HEADER.size, -1]}
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool, way: Way) -> None:
     """D2: what has come of the frame is thrown away, and the caller is told; nobody waits for the rest.
@@ -86,6 +87,7 @@ def test_a_worker_may_die_in_the_middle_of_its_answer(make_pool: MakePool, way: 
     assert [len(result) for result in pool.make_rows.map([MANY] * 2)] == [MANY + 1] * 2
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_results_that_were_done_outlive_a_worker_that_dies_while_it_sends_them(
     make_pool: MakePool, way: Way, tmp_path: Path
@@ -107,6 +109,7 @@ def test_results_that_were_done_outlive_a_worker_that_dies_while_it_sends_them(
             assert pool.place.submit().result(PATIENCE_SECONDS) == (0, n_deaths)
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_result_counts_though_its_worker_dies_right_after_it(make_pool: MakePool) -> None:
     """D3: the next use gets a new worker."""
@@ -131,6 +134,7 @@ def test_a_pool_ends_though_nobody_takes_its_large_results(end: str) -> None:
     assert n_left <= 4
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_worker_that_hangs_in_the_middle_of_its_answer_is_ended(make_pool: MakePool, tmp_path: Path) -> None:
     """D5: by the time limit of its call, or by the end of the pool.
@@ -169,6 +173,7 @@ def test_a_result_that_cannot_be_rebuilt_here_is_its_tasks_error(make_pool: Make
     assert [worker.generation for worker in pool.workers] == [0, 0]
 
 
+@pytest.mark.race
 @pytest.mark.parametrize("how", ["os._exit(1)", "SIGSEGV"])
 def test_a_result_is_kept_though_something_ends_the_worker_when_it_is_deleted_later(how: str) -> None:
     """D7: who asks next gets a new worker, and no error if it does not count on the state."""
@@ -277,6 +282,7 @@ def test_a_hook_that_fails_is_told_and_harms_nobody(
     assert 20 < told <= 40, "each record, and what a worker reports, at most ten times a second"
 
 
+@pytest.mark.race
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_hook_that_exits_in_the_background_leaves_the_pool_usable() -> None:
     """D9: it cannot end the program from there; futures that come later are driven all the same."""
@@ -294,6 +300,7 @@ def test_a_hook_that_exits_in_the_background_leaves_the_pool_usable() -> None:
             assert done.result() == 2
 
 
+@pytest.mark.race
 def test_a_death_under_one_thread_is_not_the_others(tmp_path: Path) -> None:
     """D10: of two threads that use one pool."""
     with ProxyPool(Victim, worker_count=2, max_restarts=OFTEN) as pool:

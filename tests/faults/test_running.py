@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from faulty import BottomError, Hanger, Meeting, Victim
+from faulty import BottomError, Hanger, Meeting, RequiredArgumentsError, Victim
 from objproxy import (
     PoisonTaskError,
     ProxyPool,
@@ -67,6 +67,7 @@ def doing(action: Callable[[], Any]) -> Iterator[None]:
 # ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.race
 @pytest.mark.processes
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
 def test_a_worker_that_is_killed_in_mid_task_costs_that_task(
@@ -86,6 +87,7 @@ def test_a_worker_that_is_killed_in_mid_task_costs_that_task(
     assert sum(worker.generation for worker in pool.workers) == len(some(way, OVER_ITEMS))
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_all_workers_may_be_killed_in_mid_task(make_pool: MakePool, way: Way, tmp_path: Path) -> None:
     """C1: each running task has its own error, what waits behind them runs on their successors."""
@@ -195,9 +197,9 @@ def test_whatever_a_task_raises_is_its_error_and_the_worker_lives(make_pool: Mak
     assert [worker.generation for worker in pool.workers] == [0, 0]
 
 
-#: What an exception comes home as from another process: its own type, or a `RemoteError` that holds its text.
+#: What an exception comes home as from another process: its own type, also without its constructor, or a `RemoteError`.
 STRANGE = {
-    "RequiredArgumentsError": (RemoteError, "one two"),
+    "RequiredArgumentsError": (RequiredArgumentsError, "one two"),
     "holds a lock": (RemoteError, "holds a lock"),
     "LocalError": (Exception, "local"),
     "UnpicklableError": (RemoteError, "reduce"),
@@ -269,6 +271,7 @@ def test_a_task_that_hangs_is_ended_at_its_time_whatever_it_does(make_pool: Make
     assert not gone & {*pool.pid.broadcast()}
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_time_limit_leaves_the_neighbours_alone(make_pool: MakePool, tmp_path: Path) -> None:
     """C7: a call that runs beside one that times out goes on, with its worker."""
@@ -283,6 +286,7 @@ def test_a_time_limit_leaves_the_neighbours_alone(make_pool: MakePool, tmp_path:
     assert [pool[0].place(), pool[1].place()] == [(0, 0), (1, 1)]
 
 
+@pytest.mark.race
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_a_limit_that_is_met_at_the_last_moment_gives_one_outcome(n_workers: int) -> None:
     """C8: tasks that take about as long as they may have a result or an error, never both, and the pool is whole after them."""
@@ -307,6 +311,7 @@ class Sleeper(Victim):
 # ---- attempts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_task_that_dies_once_and_then_succeeds_has_one_result(make_pool: MakePool, tmp_path: Path) -> None:
     """C10: in its place, by every verb.
@@ -374,6 +379,7 @@ class SlowToEnd(Victim):
             self.gate.wait()
 
 
+@pytest.mark.race
 def test_a_worker_that_is_recycled_and_slow_to_end_loses_and_doubles_nothing(gates: Any) -> None:
     """C13: one task for each worker, and one of them waits, at its end, for a later task."""
     with ProxyPool(SlowToEnd, worker_count=2, init_args=(gates("gate"),), max_tasks_per_worker=1) as pool:
@@ -472,6 +478,7 @@ def test_the_error_of_a_lost_state_names_the_worker_and_its_generation() -> None
             assert pool[1].place() == (1, generation + 1)
 
 
+@pytest.mark.race
 @pytest.mark.parametrize("bad", [0, 1, 2])
 def test_a_broadcast_of_which_one_worker_dies_has_an_outcome_for_each(tmp_path: Path, bad: int) -> None:
     """C20: never a shorter list."""
@@ -501,6 +508,7 @@ def _is_gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.race
 def test_random_deaths_lose_and_double_nothing(tmp_path: Path) -> None:
     """C21: of 2000 tasks one in fifty kills its worker, once; the results are right, in order, and each death one restart."""
     seed = int(os.environ.get("OBJPROXY_FAULTS_SEED", "21"))

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,12 +18,14 @@ from objproxy import (
     ArgumentPickleError,
     PoolClosedError,
     ProxyPool,
+    ResultPickleError,
     SharedArray,
     SharedMemoryFullError,
     TaskTimeoutError,
     WorkerDiedError,
 )
 from objproxy import shared as shared_arrays
+from objproxy._worker.segments import NamedSegments
 from objproxy.backends import plane as planes
 from objproxy.backends import process
 from objproxy.backends.plane import ProgramPlane
@@ -81,6 +84,7 @@ def test_an_item_that_fails_to_be_pickled_costs_itself_alone(make_pool: MakePool
         assert [result for result in results if isinstance(result, int)] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.race
 @pytest.mark.concurrent
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_pool_ends_while_an_iterable_blocks(make_pool: MakePool, end: str) -> None:
@@ -110,6 +114,7 @@ def test_a_pool_ends_while_an_iterable_blocks(make_pool: MakePool, end: str) -> 
     assert isinstance(seen[-1], PoolClosedError)
 
 
+@pytest.mark.race
 @pytest.mark.processes
 def test_a_worker_may_die_while_it_reads_its_arguments(make_pool: MakePool, way: Way) -> None:
     """B5: who counts on its state is told; any other call is sent to another worker, for it had not started.
@@ -130,6 +135,7 @@ def test_a_worker_may_die_while_it_reads_its_arguments(make_pool: MakePool, way:
     assert pool.size(LARGE).tolist() == [len(LARGE)] * 2
 
 
+@pytest.mark.race
 @pytest.mark.processes
 @pytest.mark.parametrize("value", [LARGE, np.ones(4_000_000)], ids=["channel", "shared memory"])
 def test_the_time_limit_holds_while_a_stopped_worker_is_sent_its_arguments(make_pool: MakePool, value: Any) -> None:
@@ -169,12 +175,30 @@ def test_an_argument_that_fails_to_be_rebuilt_is_its_calls_error(make_pool: Make
         assert (sum(worker.generation for worker in pool.workers) > 0) == (kind is WorkerDiedError)
 
 
-def test_a_shared_array_whose_memory_is_gone_is_its_calls_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """B8: where shared memory has names, somebody may remove one; the error says which."""
+@pytest.fixture
+def named_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Path]]]:
+    """Have shared memory in files, as where there is none without names; give a function that removes all that there are."""
     monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
     plane = ProgramPlane()
     for module in (process, shared_arrays, planes):
         monkeypatch.setattr(module, "program_plane", lambda: plane)
+
+    def remove_all() -> list[Path]:
+        paths = segments_of(os.getpid())
+        for path in paths:
+            path.unlink()
+        return paths
+
+    yield remove_all
+    plane.segments.close()
+
+
+RemoveAll = Callable[[], list[Path]]
+
+
+@pytest.mark.usefixtures("named_memory")
+def test_a_shared_array_whose_memory_is_gone_is_its_calls_error() -> None:
+    """B8: where shared memory has names, somebody may remove one; the error says which."""
     with ProxyPool(Victim, worker_count=2) as pool:
         before = segments_of(os.getpid())
         with SharedArray.zeros(100_000) as shared:
@@ -185,7 +209,56 @@ def test_a_shared_array_whose_memory_is_gone_is_its_calls_error(monkeypatch: pyt
                     call()
         assert pool.obey(1).tolist() == [1, 1]
         assert [worker.generation for worker in pool.workers] == [0, 0]
-    plane.segments.close()
+
+
+def test_memory_that_is_gone_before_a_call_is_made_anew(named_memory: RemoveAll) -> None:
+    """B8: what calls use again is looked after, and what they share from the beginning is open from the beginning.
+
+    Mutation: a `Lane` that opens its tables when they are first needed breaks the pool.
+    """
+    values = np.ones(100_000)
+    with ProxyPool(Victim, worker_count=2) as pool:
+        for _ in range(3):
+            assert named_memory()
+            for name, call in calls_of(pool, "size", values).items():
+                assert {*np.ravel(call())} == {100_000}, name
+            assert named_memory()
+            assert np.sum(pool[0].make_ones(values.size)) == 100_000
+        assert [worker.generation for worker in pool.workers] == [0, 0]
+
+
+def test_memory_that_is_gone_while_a_call_is_on_its_way_is_that_calls_error(named_memory: RemoveAll) -> None:
+    """B8: the worker that shall read it is stopped; the next call is as any other."""
+    with ProxyPool(Victim, worker_count=1) as pool:
+        os.kill(pool.workers[0].pid, signal.SIGSTOP)
+        future = pool.size.submit(np.ones(100_000))
+        removed = named_memory()
+        os.kill(pool.workers[0].pid, signal.SIGCONT)
+        with pytest.raises(FileNotFoundError, match="removed the shared memory") as caught:
+            future.result(PATIENCE_SECONDS)
+        assert Path(caught.value.filename) in removed
+        assert pool.size(np.ones(100_000)).tolist() == [100_000]
+        assert [worker.generation for worker in pool.workers] == [0]
+
+
+def test_memory_that_is_gone_while_a_result_is_on_its_way_is_that_calls_error(
+    named_memory: RemoveAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B8: it goes right before it is opened here."""
+    values = np.ones(100_000)
+    with ProxyPool(Victim, worker_count=1) as pool:
+        open_segment = NamedSegments._open
+
+        def open_too_late(*args: Any) -> int:
+            named_memory()
+            return open_segment(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NamedSegments, "_open", open_too_late)
+            with pytest.raises(ResultPickleError, match="removed the shared memory"):
+                pool[0].make_ones(values.size)
+        assert np.sum(pool[0].make_ones(values.size)) == 100_000
+        assert [worker.generation for worker in pool.workers] == [0]
 
 
 def test_shared_memory_that_is_full_is_told_in_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import mpire_targets as targets
 from mpire_ways import MakePool, every_method, every_process
 from objproxy import WorkerDiedError
-from objproxy.mpire import WorkerPool
+from objproxy.mpire import AsyncResult, WorkerPool
 from targets import Gate, poll_until
 
 
@@ -220,7 +221,7 @@ def test_maps_with_time_limits(make_process: MakePool, order_tasks: bool) -> Non
         16,
     ]
     with pytest.raises(TimeoutError):
-        pool.map(targets.deaf_sleep, [0, 60, 0], task_timeout=0.3)
+        pool.map(targets.deaf_sleep, [0, 60, 0], task_timeout=1.0)
     assert pool.map(targets.square, [3]) == [9]
 
 
@@ -270,3 +271,42 @@ def test_nothing_is_left_pending(make_pool: MakePool) -> None:
     pool.stop_and_join()
     assert [result.ready() for result in results] == [True] * 50
     poll_until(lambda: all(result.successful() for result in results))
+
+
+class InterruptedFuture(Future[int]):
+    """The Ctrl-C comes in the moment in which the result does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_looks = 0
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self.n_looks += 1
+        if self.n_looks == 1:
+            self.set_result(7)
+            raise KeyboardInterrupt
+        return super().exception(timeout)
+
+
+def test_an_interrupt_is_not_lost_when_the_result_comes_at_the_same_time() -> None:
+    result = AsyncResult(InterruptedFuture())
+    with pytest.raises(KeyboardInterrupt):
+        result.get()
+    assert result.get() == 7
+
+
+def test_an_interrupt_of_unpacking_costs_no_result() -> None:
+    future: Future[int] = Future()
+    answers = iter([KeyboardInterrupt(), 8])
+
+    def unpack(_value: int) -> int:
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    result = AsyncResult(future, unpack=unpack)
+    with pytest.raises(KeyboardInterrupt):
+        future.set_result(7)
+    assert result.ready()
+    assert result.get() == 8

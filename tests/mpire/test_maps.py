@@ -211,6 +211,12 @@ def test_an_error_of_a_task_is_raised_as_itself(make_any: MakePool) -> None:
     assert list(results) == []
 
 
+def test_an_error_with_a_constructor_of_its_own_is_raised_as_itself(make_pool: MakePool) -> None:
+    with pytest.raises(targets.TwoPartError, match="one") as caught:
+        make_pool().map(targets.raise_two_parts, [1])
+    assert caught.value.second == "two"
+
+
 def test_an_error_that_cannot_be_rebuilt_says_so(make_pool: MakePool) -> None:
     with pytest.raises(CannotPickleExceptionError, match="Unpicklable: one"):
         make_pool().map(targets.raise_unpicklable, [1])

@@ -20,7 +20,7 @@ import pytest
 from objproxy import NotSupportedError, TaskTimeoutError, WorkerDiedError
 from objproxy.mtasklite import ArgumentPassing, ExceptionBehaviour, Pool, delayed_init, is_exception, streaming
 from objproxy.mtasklite.constants import ArgumentError
-from targets import Gate
+from targets import Gate, poll_until
 
 
 def square(number):
@@ -62,6 +62,18 @@ def return_lock(number):
 def wait_at(path):
     Gate(path).wait()
     return path
+
+
+def append_to(path, item):
+    with open(path, "a") as file:
+        file.write(".")
+    return item
+
+
+def fail_on_three(item):
+    if item == 3:
+        raise ValueError("three")
+    return item
 
 
 def three(a, b, c):
@@ -326,6 +338,22 @@ def test_unbounded_reads_the_whole_input_first() -> None:
         assert list(results) == [i * i for i in range(1, 50)]
 
 
+def test_unbounded_workers_go_on_while_nobody_takes_results(tmp_path: Any) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    with Pool(append_to, 2, argument_type="args", bounded=False) as pool:
+        results = pool((str(log), item) for item in range(300))
+        poll_until(lambda: log.stat().st_size == 300)
+        assert list(results) == list(range(300))
+
+
+def test_unbounded_errors_come_in_their_turn() -> None:
+    with Pool(fail_on_three, 2, bounded=False, exception_behavior="ignore") as pool:
+        assert [type(result) for result in pool(range(6))] == [int, int, int, ValueError, int, int]
+    with Pool(fail_on_three, 2, bounded=False) as pool, pytest.raises(ValueError, match="three"):
+        list(pool(range(6)))
+
+
 def test_workers_run_while_the_consumer_is_busy(tmp_path: Any) -> None:
     paths = [str(tmp_path / name) for name in "ab"]
     with Pool(wait_at, 2, is_unordered=True) as pool:
@@ -426,7 +454,7 @@ def test_an_item_that_cannot_be_sent_is_that_items_error() -> None:
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_task_that_takes_too_long_is_ended(n_jobs: int) -> None:
     """The option had no effect; a single worker is a process with it, since a call in this thread cannot be ended."""
-    with Pool(sleep_on_three, n_jobs, task_timeout=0.5, exception_behaviour="ignore") as pool:
+    with Pool(sleep_on_three, n_jobs, task_timeout=1.0, exception_behaviour="ignore") as pool:
         found = list(pool(range(5)))
     assert isinstance(found[3], TaskTimeoutError)
     assert [*found[:3], found[4]] == [0, 1, 2, 4]

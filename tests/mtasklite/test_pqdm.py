@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import io
 import itertools
 import weakref
@@ -145,6 +146,18 @@ def test_the_package_pqdm_is_understood() -> None:
     items = [{"base": 2, "exponent": 4}, {"base": 5}]
     assert threads.pqdm(items, power, n_jobs=2, argument_type="kwargs", as_list=True, disable=True) == [16, 25]
     assert threads.pqdm(items, power, 1, argument_type="kwargs", bounded=False, as_list=True, disable=True) == [16, 25]
+
+
+def test_the_names_of_the_package_pqdm_are_understood() -> None:
+    assert threads.pqdm(array=[1, 2], function=square, n_jobs=2, as_list=True, disable=True) == [1, 4]
+    assert threads.pqdm([1, 2], function=square, n_jobs=1, as_list=True, disable=True) == [1, 4]
+    for given in ({"function": square}, {"array": [1]}, {"array": [1], "input_iterable": [1], "function": square}):
+        with pytest.raises(TypeError, match="which are the same"):
+            threads.pqdm(n_jobs=1, **given)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert objproxy.mtasklite.__version__ == objproxy.__version__ == importlib.metadata.version("objproxy")
 
 
 def test_the_helpers_are_there() -> None:

@@ -1,0 +1,155 @@
+"""What programs and the dashboard say to each other: frames of JSON over a Unix socket that only this user can reach.
+
+JSON and not pickle, because whoever unpickles runs what it is given. The socket lies in a directory of this user with mode
+0700, never in Linux's abstract name space, where anybody may connect. Both sides look at the directory each time: what another
+user could have prepared is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+#: A frame is refused before memory is taken for it. A picture of a pool with 256 workers has some 100 kB.
+MAX_FRAME = 1 << 20
+
+#: What a Unix socket's name may have, with the zero at its end: 108 bytes on Linux, 104 elsewhere.
+_MAX_PATH = 103
+
+#: Where systems with logind have the runtime directories of users.
+_RUN_USER = "/run/user"
+
+HEADER = struct.Struct(">I")
+
+
+def socket_path(port: int) -> Path:
+    """Return the name of the socket of the dashboard on a port.
+
+    Raises
+    ------
+    OSError
+        The directory is not this user's alone; or its name is too long for a socket.
+    """
+    path = _private_directory() / f"dashboard-{port}.sock"
+    if len(os.fsencode(path)) > _MAX_PATH:
+        raise OSError(f"{path} is too long a name for a socket; set XDG_RUNTIME_DIR or TMPDIR to a shorter directory")
+    return path
+
+
+def _private_directory() -> Path:
+    """Return the directory of the sockets, made if it is not there."""
+    uid = os.geteuid()
+    # A program of a timer or over ssh may lack the variable that the terminal of the dashboard has.
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"{_RUN_USER}/{uid}"
+    if os.path.isabs(runtime) and _is_own_directory(runtime, uid):
+        path = Path(runtime) / "objproxy"
+    else:
+        path = Path(tempfile.gettempdir()) / f"objproxy-{uid}"
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    _check_private(path, uid)
+    return path
+
+
+def _is_own_directory(path: str, uid: int) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and os.access(path, os.W_OK | os.X_OK)
+
+
+def _check_private(path: Path, uid: int) -> None:
+    found = os.lstat(path)  # not what a link points to
+    mode = stat.S_IMODE(found.st_mode)
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not mode & 0o077:
+        return
+    kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no directory"
+    raise PermissionError(
+        f"{path} is {kind} of user {found.st_uid} with mode {mode:04o}; expected a directory of user {uid} with mode 0700, "
+        "since others could reach the dashboard's socket in it. Remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+    )
+
+
+def is_same_user(connection: Any) -> bool:
+    """Return whether the other end of a connection belongs to this user, as far as the system tells."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True  # then the directory alone protects it
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return bool(uid == os.geteuid())
+
+
+def connect(port: int, timeout: float) -> socket.socket:
+    """Connect to the dashboard on a port; every wait for it takes at most `timeout` seconds.
+
+    Raises
+    ------
+    ConnectionRefusedError
+        There is none.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(str(socket_path(port)))
+        if not is_same_user(connection):
+            raise PermissionError(f"the dashboard on port {port} belongs to another user")
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        raise ConnectionRefusedError(
+            f"there is no dashboard of yours on port {port}; start one with the command 'objproxy dashboard' "
+            "or with objproxy.start_dashboard(), which tell the port"
+        ) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """Return a message as a frame.
+
+    Raises
+    ------
+    ValueError
+        It is larger than a frame may be.
+    """
+    body = json.dumps(message, separators=(",", ":"), allow_nan=False).encode("ascii")
+    if len(body) > MAX_FRAME:
+        raise ValueError(f"a message of {len(body)} bytes; a frame holds at most {MAX_FRAME}")
+    return HEADER.pack(len(body)) + body
+
+
+def unpack(body: bytes) -> dict[str, Any]:
+    """Return the message of a frame without its header.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    try:
+        message = json.loads(body)
+    except RecursionError:
+        raise ValueError("a message that is nested too deep") from None
+    if not isinstance(message, dict):
+        raise ValueError(f"a message of type {type(message).__name__}; expected an object")
+    return message
+
+
+def ask(port: int, question: dict[str, Any], timeout: float = 5.0) -> dict[str, Any]:
+    """Ask the dashboard on a port something; return its answer."""
+    with connect(port, timeout) as connection:
+        connection.sendall(pack(question))
+        with connection.makefile("rb") as reader:
+            header = reader.read(HEADER.size)
+            if len(header) < HEADER.size:
+                raise ConnectionError(f"the dashboard on port {port} has not answered")
+            return unpack(reader.read(min(HEADER.unpack(header)[0], MAX_FRAME)))

@@ -1,0 +1,203 @@
+"""Who is let in, what is answered, and what strangers can send: nothing that changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+
+import pytest
+
+from dashboard_client import Client, digest, hello, path_of, publish
+from objproxy.dashboard import frames
+from objproxy.dashboard.control import make_url
+from objproxy.dashboard.server import Dashboard, bind
+from targets import poll_until
+
+
+@pytest.fixture
+def client(port: int) -> Client:
+    return Client(port).enter()
+
+
+def test_an_address_works_once(port: int) -> None:
+    path = path_of(make_url(port))
+    first = Client(port).get(path)
+    assert first.status == 200
+    cookie = first.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    again = Client(port).get(path)
+    assert again.status == 403
+    assert "set-cookie" not in again.headers
+    assert f"objproxy dashboard --url {port}" in again.text
+
+
+def test_addresses_cannot_be_guessed(port: int) -> None:
+    url = make_url(port)
+    assert len(url.partition("token=")[2]) >= 43  # 32 bytes
+    assert make_url(port) != url
+    for path in ("/?token=", "/?token=x", path_of(url)[:-1], path_of(url) + "x", "/?token=%ff%00"):
+        assert Client(port).get(path).status == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/dashboard.js", "/icon.svg", "/nothing"])
+def test_without_a_session_nothing_is_told(port: int, path: str) -> None:
+    for cookie in ({}, {"Cookie": f"objproxy-{port}=x"}, {"Cookie": "]["}, {"Cookie": f"objproxy-{port}="}):
+        answer = Client(port).get(path, cookie)
+        assert answer.status == 403
+        assert "EventSource" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "localhost.evil:{port}", ""]
+)
+def test_a_foreign_host_is_refused(client: Client, host: str) -> None:
+    assert client.get("/", {"Host": host.format(port=client.port)}).status in (400, 403)
+    path = path_of(make_url(client.port))
+    assert client.get(path, {"Host": host.format(port=client.port)}).status in (400, 403)
+    assert client.get(path).status == 200  # it has not been used up
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1:{port}", "http://127.0.0.1:1"])
+def test_a_foreign_origin_is_refused(client: Client, origin: str) -> None:
+    assert client.get("/events", {"Origin": origin.format(port=client.port)}).status == 403
+    assert client.get("/", {"Origin": f"http://127.0.0.1:{client.port}"}).status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_there_is_nothing_but_reading(client: Client, method: str) -> None:
+    for path in ("/", "/events", path_of(make_url(client.port))):
+        answer = client.request(method, path)
+        assert answer.status == 405
+        assert answer.headers["allow"] == "GET, HEAD"
+
+
+def test_every_answer_has_the_headers_that_protect_it(client: Client) -> None:
+    answers = [client.get("/"), client.get("/nothing"), client.get("/", entered=False), client.request("POST", "/")]
+    answers.append(client.get(path_of(make_url(client.port))))
+    assert [answer.status for answer in answers] == [200, 404, 403, 405, 200]
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: Client) -> None:
+    for path in ("/", "/dashboard.js", "/dashboard.css", "/timeline.js", "/icon.svg"):
+        answer = client.get(path)
+        assert answer.status == 200
+        assert "https://" not in answer.text
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "<script>", "onerror="):
+            assert word not in answer.text
+    assert client.get("/../server.py").status == client.get("/static/index.html").status == 404
+
+
+def test_the_server_listens_on_the_loopback_address_alone(port: int) -> None:
+    here = next((info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)), "127.0.0.1")
+    others = {here, "127.0.0.2"} - {"127.0.0.1"}
+    for address in others:
+        with socket.socket() as stranger:
+            assert stranger.connect_ex((address, port)) != 0
+
+
+def test_what_a_program_sends_is_told(client: Client) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    with publish(client.port, hello(77), {"op": "pool", "pool": digest(name=name)}):
+        assert client.wait_for_pool(name)["n_tasks"] == 3
+    gone = client.wait_for(lambda news: [p for p in news["programs"] if p["about"]["pid"] == 77 and p["state"] == "lost"])
+    assert gone[0]["pools"][0]["name"] == name
+
+
+def test_a_program_that_says_good_bye_has_ended(client: Client) -> None:
+    publish(client.port, hello(78), {"op": "bye"}).close()
+    assert client.wait_for(lambda news: [p for p in news["programs"] if p["about"]["pid"] == 78 and p["state"] == "ended"])
+
+
+GARBAGE = {
+    "no frame": b"GET / HTTP/1.1\r\n\r\n" * 100,
+    "a size that no frame has": frames.HEADER.pack(0xFFFFFFFF) + b"x" * 1000,
+    "a frame that is a little too large": frames.HEADER.pack(frames.MAX_FRAME + 1) + b"x" * 1000,
+    "no message": frames.HEADER.pack(4) + b"\x80\x04K\x01",
+    "a pickle": frames.HEADER.pack(27) + b"cos\nsystem\n(S'exit 1'\ntR.    ",
+    "a deep message": frames.pack({})[:0] + frames.HEADER.pack(200_000) + b"[" * 200_000,
+    "an unknown message": frames.pack({"op": "stop"}),
+    "no program": frames.pack({"op": "hello", "program": 3}),
+    "half a frame": frames.HEADER.pack(100) + b"{",
+    "a pool that is none": frames.pack(hello(79)) + frames.pack({"op": "pool", "pool": {"id": 1}}),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_ends_its_own_connection_and_nothing_else(client: Client, what: str) -> None:
+    with frames.connect(client.port, 30.0) as stranger:
+        stranger.sendall(GARBAGE[what])
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):  # it was closed with garbage unread
+            assert stranger.recv(1000) == b""
+    assert client.get("/").status == 200
+
+
+@pytest.mark.parametrize("what", ["a size that no frame has", "a frame that is a little too large"])
+def test_a_frame_that_is_too_large_is_refused_before_it_is_read(port: int, what: str) -> None:
+    with frames.connect(port, 30.0) as stranger:
+        stranger.sendall(GARBAGE[what][:8])  # and never more
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1000) == b""
+
+
+def test_another_user_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if the directory were open to all."""
+    listener, inlet, path = bind([0])
+    dashboard = Dashboard(listener, inlet, None)
+
+    async def ask() -> bytes:
+        async with await asyncio.start_unix_server(dashboard._take_program, sock=inlet):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(frames.pack({"op": "url"}))
+            try:
+                return await reader.read()
+            except ConnectionResetError:  # it was closed with the question unread
+                return b""
+            finally:
+                writer.close()
+
+    monkeypatch.setattr(frames, "is_same_user", lambda _connection: False)
+    with listener:
+        assert asyncio.run(ask()) == b""
+    path.unlink(missing_ok=True)
+
+
+def test_the_dashboard_of_another_user_is_told_nothing(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "is_same_user", lambda _connection: False)
+    with pytest.raises(PermissionError, match=f"the dashboard on port {port} belongs to another user"):
+        frames.connect(port, 30.0)
+
+
+def test_the_socket_is_this_users_alone(port: int) -> None:
+    found = frames.socket_path(port).parent.stat()
+    assert (found.st_uid, found.st_mode & 0o777) == (os.geteuid(), 0o700)
+
+
+def test_only_so_many_pages_may_look(client: Client) -> None:
+    request = f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nCookie: {client.cookie}\r\n\r\n".encode()
+    with contextlib.ExitStack() as pages:
+        for _ in range(32):
+            page = pages.enter_context(socket.create_connection(("127.0.0.1", client.port)))
+            page.sendall(request)
+            assert b"200 OK" in page.recv(15)
+        poll_until(lambda: client.get("/events").status == 503)
+    assert client.get("/").status == 200
+    poll_until(lambda: _is_let_in(client))
+
+
+def _is_let_in(client: Client) -> bool:
+    try:
+        return bool(client.look())
+    except AssertionError:
+        return False

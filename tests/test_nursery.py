@@ -1,0 +1,127 @@
+"""The processes that start workers, looked at one by one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from faulty import Victim
+from objproxy import ProxyPool, WorkerDiedError
+from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
+from objproxy.backends import nurseries
+from targets import PATIENCE_SECONDS, poll_until
+
+
+@pytest.fixture
+def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def make(kind: type[Nursery], control: socket.socket) -> Any:
+    """Return a nursery that serves nobody, in this process."""
+    nursery = kind(control, os.getpid())
+    for fd in (nursery._wake_read, nursery._wake_write, nursery._owner_watch):
+        if fd is not None:
+            os.close(fd)
+    return nursery
+
+
+# ---- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_is_longer_than_the_channel_arrives_whole(channel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = channel
+    ours.settimeout(PATIENCE_SECONDS)  # as that of the root: a part that has been sent is then told
+    message, received = "x" * 3_000_000, []
+    reader = threading.Thread(target=lambda: received.append(receive_message(theirs)))
+    reader.start()
+    send_message(ours, message)
+    reader.join(PATIENCE_SECONDS)
+    assert received == [(message, [])]
+
+
+@pytest.mark.parametrize("data", [b"", b"\5", b"\5\0\0\0", b"\5\0\0\0xxx"])
+def test_a_message_that_ends_in_its_midst_is_the_end_of_the_channel(
+    channel: tuple[socket.socket, socket.socket], data: bytes
+) -> None:
+    ours, theirs = channel
+    ours.sendall(data)
+    ours.close()
+    assert receive_message(theirs) is None
+
+
+# ---- a nursery -------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_failed_before_it_became_a_worker_ends_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
+    nursery = make(Nursery, channel[0])
+    nursery._pid, nursery._children = -1, {os.getpid(): (0, 0)}
+    nursery.end_all()
+
+
+def test_a_fork_that_is_refused_is_told(channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "no room")
+
+    nursery = make(Nursery, channel[0])
+    monkeypatch.setattr(os, "fork", refuse)
+    nursery._on_start(3, 1)
+    assert receive_message(channel[1]) == (("refused", 3, 1, 11), [])
+
+
+def test_a_signal_for_a_worker_that_has_ended_reaches_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
+    nursery = make(Nursery, channel[0])
+    for number in (signal.SIGKILL, signal.SIGINT):
+        nursery._on_signal(0, 0, number)
+
+
+def test_a_nursery_that_fails_takes_its_workers_along_and_the_pool_goes_on() -> None:
+    """What it says stands on the error stream of the program."""
+    with ProxyPool(Victim, worker_count=2) as pool:
+        pids = pool.pid.broadcast()
+        backend: Any = pool._core.backend
+        send_message(backend._nursery._control, ("nonsense",))
+        poll_until(lambda: not any(map(psutil.pid_exists, pids)))
+        with pytest.raises(WorkerDiedError):
+            pool.obey(1)
+        assert pool.obey(1).tolist() == [1, 1]
+
+
+# ---- the root --------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_has_no_spare_drops_none_and_kills_no_strangers(channel: tuple[socket.socket, socket.socket]) -> None:
+    root = make(Root, channel[0])
+    root._is_complete = True
+    root._use_quiet_time()
+    root._drop_spare()
+    root._on_kill(os.getpid())
+    root.end_all()
+
+
+def test_a_spare_that_somebody_killed_is_replaced() -> None:
+    process = nurseries._root._process
+    assert process is not None
+    spares = {child.pid for child in psutil.Process(process.pid).children()}
+    for pid in spares:
+        os.kill(pid, signal.SIGKILL)
+    poll_until(lambda: not any(map(psutil.pid_exists, spares)))
+    with ProxyPool(Victim, worker_count=1) as pool:
+        assert pool.obey(1).tolist() == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_nursery_that_has_no_handle_of_its_program_serves_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks now and then whether the program is there."""
+    monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
+    with ProxyPool(Victim, worker_count=1, start_method="fork") as pool:
+        assert pool.obey(1).tolist() == [1]
