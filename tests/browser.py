@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 120.0  # the first start of a browser reads hundreds of megabytes
 
 _FLAGS = (
     "--headless=new",

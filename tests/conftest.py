@@ -12,14 +12,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from objproxy import ProxyPool
-from targets import Gate, poll_until
+from targets import PATIENCE_SECONDS, Gate, poll_until
 
 pytest_plugins = ["repeating"]
 
 # A run that was started in the background has SIGINT ignored, and so would have everything that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes, or the making of one, says how busy the machine is, and nothing else.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _DESCRIPTORS = Path("/proc/self/fd")
@@ -131,7 +136,7 @@ def nothing_left_behind() -> Iterator[None]:
             continue
         gc.collect()  # what is only reachable through a cycle is not left behind
         try:
-            poll_until(is_clean, 5.0)
+            poll_until(is_clean, PATIENCE_SECONDS)
         except TimeoutError:
             left = {
                 "children": _children() - before[0],

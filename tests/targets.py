@@ -20,7 +20,10 @@ import numpy as np
 from objproxy import current_worker, report_progress
 
 #: Reaching this is a failure; it is long because the machine may be busy.
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+
+#: A limit for items of which some never end; the others keep it on a machine that is busy too.
+LIMIT_SECONDS = 3.0
 
 
 def poll_until(is_true: Callable[[], object], timeout: float = PATIENCE_SECONDS) -> None:

@@ -461,6 +461,6 @@ class NamedArenaMachine(ArenaMachine):
 
 
 TestArenaMachine = ArenaMachine.TestCase
-TestArenaMachine.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestArenaMachine.settings = settings(max_examples=60, stateful_step_count=40)
 TestNamedArenaMachine = NamedArenaMachine.TestCase
-TestNamedArenaMachine.settings = settings(deadline=None, max_examples=25, stateful_step_count=30)
+TestNamedArenaMachine.settings = settings(max_examples=25, stateful_step_count=30)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objproxy import reductions
@@ -21,7 +21,7 @@ from objproxy.batches import Hints, is_splittable, split
 from objproxy.reductions import ReductionComposition, combine_batches
 
 #: A busy machine makes no example wrong; nor is it news that drawing many takes long there.
-unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fewer = settings(max_examples=60)
 
 
 class Frame:
@@ -41,7 +41,7 @@ class Frame:
         return self.rows
 
 
-@unhurried
+@fewer
 @given(st.integers(0, 100), st.integers(1, 20))
 def test_batches_are_balanced_and_no_more_than_asked_for(n_items: int, n_batches: int) -> None:
     batches = split(list(range(n_items)), n_batches)
@@ -254,7 +254,7 @@ def test_every_reduction_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@unhurried
+@fewer
 @given(data=st.data(), n_batches=st.integers(1, 9))
 def test_reducing_batches_is_reducing_all_items(name: str, data: st.DataObject, n_batches: int) -> None:
     reduction = getattr(reductions, name)
@@ -265,7 +265,7 @@ def test_reducing_batches_is_reducing_all_items(name: str, data: st.DataObject, 
     assert type(combined) is type(reduction(items))
 
 
-@unhurried
+@fewer
 @given(st.lists(LISTS, max_size=20), st.integers(1, 9))
 def test_a_composition_over_batches_is_that_over_all_items(items: list[list[int]], n_batches: int) -> None:
     pipeline = ReductionComposition([reductions.flatten_reduction, reductions.histogram_reduction])

@@ -19,7 +19,7 @@ import pytest
 from objproxy import ProxyPool
 from objproxy._worker import wire
 from objproxy.backends.debugging import DebugDesk
-from targets import PATIENCE_SECONDS
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,13 +127,13 @@ def test_ctrl_c_at_the_prompt_ends_the_call(sessions: list[Session]) -> None:
 
 
 def test_deadlines_stand_still_while_somebody_types(sessions: list[Session]) -> None:
-    session = Session("""
+    session = Session(f"""
     with ProxyPool(Model, worker_count=1) as pool:
-        print("result", pool.score.options(timeout=1.0).submit(5).result())
+        print("result", pool.score.options(timeout={LIMIT_SECONDS}).submit(5).result())
     """)
     sessions.append(session)
     session.expect("(Pdb, worker 0) ")
-    time.sleep(2.0)  # longer than the limit: somebody thinks
+    time.sleep(LIMIT_SECONDS + 1.0)  # longer than the limit: somebody thinks
     session.type("c")
     session.expect("result 15")
     assert session.process.wait(PATIENCE_SECONDS) == 0

@@ -119,7 +119,7 @@ RESULTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), outcomes=st.lists(RESULTS, min_size=1, max_size=60))
 def test_wherever_a_worker_dies_only_the_running_item_is_lost(data: st.DataObject, outcomes: list[Any]) -> None:
     last = data.draw(st.integers(0, len(outcomes)))

@@ -15,7 +15,7 @@ from objproxy import DeviceError, NotSupportedError, PoolBrokenError, WorkerInit
 from objproxy.ompr import OMPRException, OMPRunner, RunningWorker, simple_process
 from objproxy.ompr.report import Progress, format_progress
 from ompr_targets import BadInit, BadSecondInit, Closing, DeadlySecondInit, KeywordOnly, Logging, Plain, Slow, Worker
-from targets import poll_until
+from targets import LIMIT_SECONDS, poll_until
 
 TWO = [None] * 2
 
@@ -154,7 +154,9 @@ def test_hundreds_of_restarts_time_outs_and_kills_in_a_row_lose_nothing() -> Non
     kinds = ["multiply", "multiply", "multiply", "die", "multiply", "fail", "multiply", "die_softly"]
     tasks: list[dict[str, Any]] = [{"x": x, "do": kinds[x % len(kinds)]} for x in range(240)]
     tasks[50]["do"] = tasks[151]["do"] = "hang"
-    with OMPRunner(Worker, devices=TWO, rww_lifetime=2, task_timeout=1.5, max_reruns=1, log_rww_exception=False) as runner:
+    with OMPRunner(
+        Worker, devices=TWO, rww_lifetime=2, task_timeout=LIMIT_SECONDS, max_reruns=1, log_rww_exception=False
+    ) as runner:
         runner.process(tasks)
         results = runner.get_all_results()
     assert len(results) == len(tasks)

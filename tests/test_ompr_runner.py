@@ -23,7 +23,7 @@ from objproxy import (
 )
 from objproxy.ompr import OMPRException, OMPRunner
 from ompr_targets import Worker
-from targets import PATIENCE_SECONDS, Locked, poll_until
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS, Locked, poll_until
 
 TWO = [None] * 2
 
@@ -191,7 +191,7 @@ def test_a_task_that_always_fails_is_tried_a_bounded_number_of_times(caplog: pyt
 
 @pytest.mark.parametrize("how", ["fail", "die", "die_softly", "hang"])
 def test_a_task_that_fails_once_is_tried_again(tmp_path: Any, how: str) -> None:
-    with OMPRunner(Worker, devices=TWO, task_timeout=1.5) as runner:
+    with OMPRunner(Worker, devices=TWO, task_timeout=LIMIT_SECONDS) as runner:
         runner.process([{"x": 1}, {"x": 5, "do": "first_try_fails", "path": tmp_path / "tried", "how": how}, {"x": 2}])
         assert runner.get_all_results() == [2, 5, 4]
 
@@ -207,7 +207,7 @@ def test_deaths_are_results_that_say_so() -> None:
 
 
 def test_time_outs_are_results_that_say_so_whatever_a_task_does() -> None:
-    with OMPRunner(Worker, devices=TWO, task_timeout=1.5, rerun_crashed=False, log_rww_exception=False) as runner:
+    with OMPRunner(Worker, devices=TWO, task_timeout=LIMIT_SECONDS, rerun_crashed=False, log_rww_exception=False) as runner:
         runner.process([{"do": "hang"}, {"do": "hang_in_c"}, {"x": 4}])
         hung, in_c, good = runner.get_all_results()
     assert good == 8

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import objproxy
@@ -71,7 +71,7 @@ def test_the_parallel_result_is_the_serial_one(name: str) -> None:
 
     with parallelise(reduction, worker_count=3, reduction=reduction, batched_arg="results", backend="serial") as run:
 
-        @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=30)
         @given(st.lists(CASES[name], max_size=12))
         def check(items: list[Any]) -> None:
             try:

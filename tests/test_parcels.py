@@ -224,7 +224,7 @@ def check_same_array(got: np.ndarray, sent: np.ndarray) -> None:
 
 # ---- properties -----------------------------------------------------------------------------------------------------------
 
-settle = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+settle = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 @pytest.mark.parametrize("thresholds", [TINY, ALL_COPIED, ALL_MAPPED, AS_THEY_ARE], ids=["tiny", "copied", "mapped", "real"])

@@ -20,7 +20,7 @@ import pytest
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError, current_worker
 from objproxy._worker.nursery import receive_message
 from objproxy.backends.nurseries import PoolNursery
-from targets import poll_until
+from targets import PATIENCE_SECONDS, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -263,14 +263,14 @@ def start_script(rest: str) -> tuple[subprocess.Popen[str], list[int]]:
 )
 def test_however_a_program_ends_its_workers_are_gone(rest: str) -> None:
     program, pids = start_script(rest)
-    program.communicate(timeout=30)
+    program.communicate(timeout=PATIENCE_SECONDS)
     assert len(pids) == 4
     poll_until(lambda: all(is_gone(pid) for pid in pids))
 
 
 def test_a_program_that_never_closes_its_pool_ends_quietly() -> None:
     program, _ = start_script("pass")
-    _, errors = program.communicate(timeout=30)
+    _, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert (program.returncode, errors) == (0, "")
 
 
@@ -282,7 +282,7 @@ def test_one_ctrl_c_is_enough(call: str) -> None:
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     os.killpg(program.pid, signal.SIGINT)
-    output, errors = program.communicate(timeout=30)
+    output, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert (program.returncode, output, errors) == (0, "interrupted\n", "")
     poll_until(lambda: all(is_gone(pid) for pid in pids))
 
@@ -298,7 +298,7 @@ def test_requests_of_several_threads_to_a_nursery_do_not_mix() -> None:
     with ours, theirs:
         for sender in senders:
             sender.start()
-        theirs.settimeout(30)
+        theirs.settimeout(PATIENCE_SECONDS)
         received = [receive_message(theirs) for _ in range(3 * n_requests)]
         for sender in senders:
             sender.join()

@@ -22,7 +22,7 @@ from objproxy._worker.segments import NamedSegments
 from objproxy.backends import plane as planes
 from objproxy.backends import process
 from objproxy.backends.plane import ProgramPlane
-from targets import poll_until
+from targets import PATIENCE_SECONDS, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -467,8 +467,8 @@ def is_gone(pid: int) -> bool:
 
 
 def check_nothing_is_left(prefix: str, pids: list[int]) -> None:
-    poll_until(lambda: all(is_gone(pid) for pid in pids), 20.0)
-    poll_until(lambda: not files(prefix), 20.0)
+    poll_until(lambda: all(is_gone(pid) for pid in pids))
+    poll_until(lambda: not files(prefix))
 
 
 ENDS = {
@@ -485,7 +485,7 @@ ENDS = {
 @pytest.mark.parametrize("rest", ENDS.values(), ids=ENDS)
 def test_however_a_program_ends_no_memory_is_left(rest: str, portable: bool) -> None:
     program, prefix, pids = start(rest, portable)
-    _, errors = program.communicate(timeout=60)
+    _, errors = program.communicate(timeout=PATIENCE_SECONDS)
     check_nothing_is_left(prefix, pids)
     if rest in ("pass", "pool.close()"):
         assert (program.returncode, errors) == (0, "")
@@ -496,10 +496,10 @@ def test_files_whose_root_nursery_is_killed_first_go_with_the_program(portable: 
     program, prefix, pids = start("sys.stdin.read()\n", portable)
     os.kill(pids[0], signal.SIGKILL)
     program.send_signal(signal.SIGTERM)
-    program.communicate(timeout=60)
-    poll_until(lambda: all(is_gone(pid) for pid in pids), 20.0)
+    program.communicate(timeout=PATIENCE_SECONDS)
+    poll_until(lambda: all(is_gone(pid) for pid in pids))
     with start_next() as next_program:
-        next_program.communicate(timeout=60)
+        next_program.communicate(timeout=PATIENCE_SECONDS)
     assert files(prefix) == []
 
 
@@ -508,10 +508,10 @@ def test_when_everything_is_killed_the_next_program_sweeps_the_files() -> None:
     assert files(prefix)
     for pid in (pids[0], program.pid, *pids[1:]):
         os.kill(pid, signal.SIGKILL)
-    program.communicate(timeout=60)
-    poll_until(lambda: all(is_gone(pid) for pid in pids), 20.0)
+    program.communicate(timeout=PATIENCE_SECONDS)
+    poll_until(lambda: all(is_gone(pid) for pid in pids))
     with start_next() as next_program:
-        next_program.communicate(timeout=60)
+        next_program.communicate(timeout=PATIENCE_SECONDS)
         assert next_program.returncode == 0
     assert files(prefix) == []
 
@@ -533,11 +533,11 @@ def test_a_sweep_leaves_the_files_of_programs_that_live() -> None:
     try:
         before = sorted(files(prefix))
         with start_next() as next_program:
-            next_program.communicate(timeout=60)
+            next_program.communicate(timeout=PATIENCE_SECONDS)
         assert sorted(files(prefix)) == before
     finally:
         program.kill()
-        program.communicate(timeout=60)
+        program.communicate(timeout=PATIENCE_SECONDS)
     check_nothing_is_left(prefix, pids)
 
 
@@ -589,7 +589,7 @@ FORK = """
 )
 def test_a_forked_child_reads_what_its_parent_had_and_gives_nothing_back(keep: bool, leave: str, portable: bool) -> None:
     program, prefix, pids = start(FORK.replace("KEEP", str(keep)).replace("LEAVE", leave), portable)
-    output, errors = program.communicate(timeout=60)
+    output, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert (program.returncode, errors) == (0, "")
     assert output.splitlines() == ["{7} 42.0 PoolClosedError", "parent done"]
     check_nothing_is_left(prefix, pids)
@@ -613,7 +613,7 @@ def test_a_forked_child_can_open_a_pool_of_its_own(portable: bool) -> None:
     assert pool[0].total(put) == 1_000_000
     """
     program, prefix, pids = start(code, portable)
-    output, errors = program.communicate(timeout=60)
+    output, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert (program.returncode, errors) == (0, "")
     assert output.startswith("child done")
     check_nothing_is_left(prefix, pids)

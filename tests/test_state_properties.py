@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -265,7 +265,5 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.die(worker_id)
 
 
-PoolMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnySequenceOfEvents = PoolMachine.TestCase

@@ -18,7 +18,7 @@ import pytest
 
 from objproxy import ProxyPool, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from objproxy._worker import platform
-from targets import Gate, poll_until
+from targets import PATIENCE_SECONDS, Gate, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,7 +141,7 @@ def check_time_out(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
         assert f"in {how}" in caught.value.stack
         assert "nursery" not in caught.value.stack, "how the process came to be is of no interest"
         assert caught.value.stack.rstrip() in str(caught.value)
-    assert pool.wait_ready(30)
+    assert pool.wait_ready(PATIENCE_SECONDS)
     assert pool[0].pid() not in pids
     assert pool[1].pid() == other
     poll_until(lambda: not psutil.pid_exists(pids[0]))
@@ -150,7 +150,7 @@ def check_time_out(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
 def test_an_interrupted_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp_path: Path) -> None:
     with pytest.raises(TaskTimeoutError):
         pool.clean_up.options(timeout=LIMIT).submit(started, tmp_path / "trace").result()
-    assert pool.wait_ready(30)
+    assert pool.wait_ready(PATIENCE_SECONDS)
     assert (tmp_path / "trace").read_text() == "clean"
 
 
@@ -158,7 +158,7 @@ def test_a_cancelled_task_can_clean_up(pool: ProxyPool[Busy], started: Gate, tmp
     future = pool.clean_up.submit(started, tmp_path / "trace")
     started.wait()
     assert future.cancel()
-    assert pool.wait_ready(30)
+    assert pool.wait_ready(PATIENCE_SECONDS)
     assert (tmp_path / "trace").read_text() == "clean"
 
 
@@ -166,7 +166,7 @@ def test_what_an_interrupted_task_still_returns_counts_no_more(pool: ProxyPool[B
     pids = set(pool.pid().tolist())
     with pytest.raises(TaskTimeoutError):
         pool.catch_and_return.options(timeout=LIMIT).submit(started, tmp_path / "trace").result()
-    assert pool.wait_ready(30)
+    assert pool.wait_ready(PATIENCE_SECONDS)
     assert "given this call up" in (tmp_path / "trace").read_text()
     assert len(set(pool.pid().tolist()) - pids) == 1
 
@@ -177,7 +177,7 @@ def test_a_cancelled_task_that_ignores_its_interrupt_is_killed_though_nobody_wai
         future = pool.swallow.submit(started)
         started.wait()
         assert future.cancel()
-        pool.wait_ready(30)  # waits beside the thread that drives the futures, and that knew of no deadline
+        pool.wait_ready(PATIENCE_SECONDS)  # waits beside the thread that drives the futures, and that knew of no deadline
         assert pool[0].pid() != pid
 
 
@@ -209,8 +209,10 @@ def test_a_constructor_that_takes_too_long_is_told_with_where_it_stands() -> Non
 def test_stacks_can_be_asked_for_at_any_time(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
     future = getattr(pool[1], how).submit(started)
     started.wait()
+    # A worker that has just said that it is ready may still be on its way to where it waits.
+    poll_until(lambda: "in receive" in pool.dump_stacks(timeout=PATIENCE_SECONDS)[0])
     for _ in range(3):
-        stacks = pool.dump_stacks(timeout=30)
+        stacks = pool.dump_stacks(timeout=PATIENCE_SECONDS)
         assert set(stacks) == {0, 1}
         assert "in receive" in stacks[0]
         assert f"in {how}" in stacks[1]
@@ -245,7 +247,7 @@ def test_a_stopped_worker_is_told_as_such(pool: ProxyPool[Busy], started: Gate) 
 def test_asking_for_stacks_disturbs_nothing(pool: ProxyPool[Busy]) -> None:
     pids = pool.pid().tolist()
     for _ in range(50):
-        pool.dump_stacks(timeout=30)
+        pool.dump_stacks(timeout=PATIENCE_SECONDS)
     assert pool.pid().tolist() == pids
 
 
@@ -259,7 +261,7 @@ def test_stacks_of_threads_of_the_pool(started: Gate) -> None:
     with ProxyPool(Waiting, worker_count=1, backend="thread") as pool:
         future = pool.wait.submit(started, gate)
         started.wait()
-        assert "in wait" in pool.dump_stacks(timeout=30)[0]
+        assert "in wait" in pool.dump_stacks(timeout=PATIENCE_SECONDS)[0]
         gate.open()
         future.result()
 
@@ -283,7 +285,7 @@ def test_threads_of_a_worker_are_shown_too() -> None:
             time.sleep(600)
 
     with ProxyPool(Threaded, worker_count=1) as pool:
-        poll_until(lambda: "in beside" in pool.dump_stacks(timeout=30)[0])
+        poll_until(lambda: "in beside" in pool.dump_stacks(timeout=PATIENCE_SECONDS)[0])
 
 
 # ---- silence --------------------------------------------------------------------------------------------------------------
@@ -298,7 +300,7 @@ def test_a_silent_worker_is_worth_a_warning(started: Gate, caplog: pytest.LogCap
         assert "worker 1" in record.getMessage()
         assert "sleep, item 0" in record.getMessage()
         assert future.cancel()
-        pool.wait_ready(30)
+        pool.wait_ready(PATIENCE_SECONDS)
         assert len(caplog.records) == 1
 
 

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from objproxy._worker.arena import Arena, Extent
+from objproxy._worker.by_value import make_pickler
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.segments import Mapping
 from objproxy._worker.wire import Constant, Operation
@@ -246,12 +247,7 @@ def _by_name_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Pack
 
 
 def _by_value_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Packing) -> Any:
-    import cloudpickle
-
-    pickler = cloudpickle.Pickler(sink, 5, buffer_callback=is_small)
-    # The class has a table too, which would hide one that is set in the usual way.
-    vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(_special(packing)))
-    return pickler
+    return make_pickler(sink, is_small, _special(packing))
 
 
 def _special(packing: Packing) -> dict[type, Callable[[Any], Any]]:

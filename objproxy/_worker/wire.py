@@ -7,6 +7,7 @@ the channel inside a frame drops the part it has. A length beyond `MAX_FRAME` is
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import pickle
@@ -16,6 +17,8 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from objproxy._worker.by_value import make_pickler
 
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
@@ -105,10 +108,9 @@ def dumps(value: Any) -> bytes:
 
 
 def _dumps_by_value(value: Any) -> bytes:
-    import cloudpickle
-
-    data: bytes = cloudpickle.dumps(value, 5)
-    return data
+    sink = io.BytesIO()
+    make_pickler(sink).dump(value)
+    return sink.getvalue()
 
 
 def frame(kind: int, *parts: bytes | bytearray | memoryview) -> bytes:

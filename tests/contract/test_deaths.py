@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from objproxy import PoisonTaskError, PoolBrokenError, TaskTimeoutError, WorkerDiedError
-from targets import PATIENCE_SECONDS, Journaled, poll_until
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS, Journaled, poll_until
 from ways import MakePool
 
 pytestmark = pytest.mark.processes
@@ -163,10 +163,10 @@ def test_a_pool_with_no_worker_left_is_broken(make_pool: MakePool) -> None:
 def test_an_item_past_its_time_costs_itself_alone(make_pool: MakePool, gates: Any) -> None:
     pool, gate, other = make_pool(max_restarts=(0, 100.0)), gates("gate"), gates("other")
     other.open()
-    method = pool.wait_at.options(timeout=1.0, on_error="return")
+    method = pool.wait_at.options(timeout=LIMIT_SECONDS, on_error="return")
     results = method.map([other, gate, other, other, gate, other], range(6))
     assert [type(result) for result in results] == [int, TaskTimeoutError, int, int, TaskTimeoutError, int]
-    assert (results[1].method, results[1].item, results[1].seconds) == ("wait_at", 1, 1.0)
+    assert (results[1].method, results[1].item, results[1].seconds) == ("wait_at", 1, LIMIT_SECONDS)
     assert isinstance(results[1], TimeoutError)
     assert pool.wait_ready(PATIENCE_SECONDS)
     assert pool.score(1).tolist() == [2, 2]

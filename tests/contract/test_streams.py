@@ -13,7 +13,7 @@ import pytest
 
 from objproxy import PoolClosedError, ProxyPool, TaskTimeoutError, WorkerDiedError
 from stream_targets import Clerk
-from targets import PATIENCE_SECONDS, Locked, poll_until
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS, Locked, poll_until
 from ways import MakePool, Way
 
 
@@ -323,8 +323,7 @@ def test_deaths_and_time_outs_cost_the_item_and_nothing_else(make_pool: MakePool
     assert (before, after) == (2, 4)
     assert isinstance(died, WorkerDiedError)
     assert died.attempts == 2
-    # The limit is generous: on a machine that is busy, an honest item takes long too.
-    with pool.do.options(timeout=1.0).stream(on_error="return") as stream:
+    with pool.do.options(timeout=LIMIT_SECONDS).stream(on_error="return") as stream:
         stream.put([1, ("hang",), 2])
         before, hung, after = (stream.get(PATIENCE_SECONDS) for _ in range(3))
     assert (before, after) == (2, 4)

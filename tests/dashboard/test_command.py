@@ -13,11 +13,12 @@ import pytest
 
 from dashboard_client import Client, hello, publish
 from objproxy.dashboard import command
+from targets import PATIENCE_SECONDS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "objproxy.dashboard", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_it_ends_at_once_and_quietly(served: tuple[subprocess.Popen[str], str]) 
         page.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {client.cookie}\r\n\r\n".encode())
         assert b"200 OK" in page.recv(1000)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=30) == ("", "")
+        assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
     assert process.returncode == 0
 
 

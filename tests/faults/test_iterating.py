@@ -12,7 +12,7 @@ import pytest
 
 from faulty import Meeting, Victim
 from objproxy import ProxyPool, TaskTimeoutError, WorkerDiedError
-from targets import PATIENCE_SECONDS, poll_until
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS, poll_until
 from ways import MakePool
 
 OFTEN = (10_000, 1.0)
@@ -66,7 +66,7 @@ def test_a_fault_in_a_lazy_map_is_the_error_of_its_item(make_pool: MakePool, tmp
     """F4: a death, a time-out, an error: each at its index, or as it comes; the others are there."""
     pool, never_over = make_pool(Victim, max_restarts=OFTEN), Meeting(tmp_path / "never over")
     items = [0, 1, "SIGKILL", 3, never_over, 5, "LookupError", 7, "os._exit(0)", 9]
-    method = pool.obey.options(timeout=1.0, on_error="return", buffersize=4)
+    method = pool.obey.options(timeout=LIMIT_SECONDS, on_error="return", buffersize=4)
     results = list(getattr(method, verb)(items))
     kinds = {2: WorkerDiedError, 4: TaskTimeoutError, 6: LookupError, 8: WorkerDiedError}
     if verb == "imap":

@@ -26,7 +26,7 @@ from objproxy import (
     current_worker,
 )
 from programs import run
-from targets import PATIENCE_SECONDS, Gate, poll_until
+from targets import LIMIT_SECONDS, PATIENCE_SECONDS, Gate, poll_until
 from ways import MakePool, Way, some
 
 OFTEN = (10_000, 1.0)
@@ -261,10 +261,10 @@ def test_a_task_that_hangs_is_ended_at_its_time_whatever_it_does(make_pool: Make
     before = pool.pid.broadcast()
     with open(lock_path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        method = pool.hang.options(timeout=1.0, on_error="return")
+        method = pool.hang.options(timeout=LIMIT_SECONDS, on_error="return")
         results = method.map(hangs, meetings, [lock_path] * len(hangs))
     assert [type(result) for result in results] == [type(None), *[TaskTimeoutError] * len(HANGS), type(None)]
-    assert [(error.item, error.seconds) for error in results[1:-1]] == [(i, 1.0) for i in range(1, len(hangs) - 1)]
+    assert [(error.item, error.seconds) for error in results[1:-1]] == [(i, LIMIT_SECONDS) for i in range(1, len(hangs) - 1)]
     assert pool.wait_ready(PATIENCE_SECONDS)
     gone = {meeting.pid() for meeting in meetings[1:-1]}
     assert gone <= {*before}

@@ -16,7 +16,7 @@ import mpire_targets as targets
 from mpire_ways import MakePool, every_method, every_process
 from objproxy import WorkerDiedError
 from objproxy.mpire import AsyncResult, WorkerPool
-from targets import Gate, poll_until
+from targets import LIMIT_SECONDS, Gate, poll_until
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_maps_with_time_limits(make_process: MakePool, order_tasks: bool) -> Non
         16,
     ]
     with pytest.raises(TimeoutError):
-        pool.map(targets.deaf_sleep, [0, 60, 0], task_timeout=1.0)
+        pool.map(targets.deaf_sleep, [0, 60, 0], task_timeout=LIMIT_SECONDS)
     assert pool.map(targets.square, [3]) == [9]
 
 

@@ -20,7 +20,7 @@ import pytest
 from objproxy import NotSupportedError, TaskTimeoutError, WorkerDiedError
 from objproxy.mtasklite import ArgumentPassing, ExceptionBehaviour, Pool, delayed_init, is_exception, streaming
 from objproxy.mtasklite.constants import ArgumentError
-from targets import Gate, poll_until
+from targets import LIMIT_SECONDS, Gate, poll_until
 
 
 def square(number):
@@ -454,7 +454,7 @@ def test_an_item_that_cannot_be_sent_is_that_items_error() -> None:
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_task_that_takes_too_long_is_ended(n_jobs: int) -> None:
     """The option had no effect; a single worker is a process with it, since a call in this thread cannot be ended."""
-    with Pool(sleep_on_three, n_jobs, task_timeout=1.0, exception_behaviour="ignore") as pool:
+    with Pool(sleep_on_three, n_jobs, task_timeout=LIMIT_SECONDS, exception_behaviour="ignore") as pool:
         found = list(pool(range(5)))
     assert isinstance(found[3], TaskTimeoutError)
     assert [*found[:3], found[4]] == [0, 1, 2, 4]
