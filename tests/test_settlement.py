@@ -237,9 +237,9 @@ def test_what_ran_and_left_no_result_is_charged() -> None:
 def test_a_death_is_tried_again_elsewhere_if_asked() -> None:
     pool, rules = StatePool(2), make_rules(retries=1, retry_on=DEATHS)
     pool.submit(rules)
-    pool.die(0, 0)
-    assert pool.running(1) == [0]
-    pool.answer(1)
+    pool.die(1, 0)
+    assert pool.running(0) == [0]
+    pool.answer(0)
     assert pool.result(rules) == 1
 
 

@@ -239,7 +239,7 @@ def test_cancelling_ends_only_the_workers_that_run_the_call() -> None:
     pool.submit(cancelled)
     pool.submit(other)
     pool.feed(m.Cancelled(cancelled, True))
-    assert pool.ended == [(0, 0, "interrupt")]
+    assert pool.ended == [(1, 0, "interrupt")]
 
 
 def test_a_cancelled_item_that_had_not_started_ends_as_cancelled() -> None:

@@ -187,7 +187,7 @@ def test_a_silent_worker_is_worth_a_warning_once() -> None:
     assert not pool.warnings
     pool.pass_time(1.0)
     pool.pass_time(100.0)
-    assert pool.warnings == [(0, "fit", 7, 10.0)]
+    assert pool.warnings == [(1, "fit", 7, 10.0)]
     assert not pool.ended
 
 

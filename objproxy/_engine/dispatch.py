@@ -2,7 +2,8 @@
 
 Rules that live here:
 
-- a batch goes to the worker it is meant for, or to whichever is free, the longest idle first;
+- a batch goes to the worker it is meant for, or to one that is free: the one that had something to do last, for it may still
+  be awake;
 - a worker holds one batch, and a few more ahead only while batches are short and others are waiting (`_may_go_ahead`);
 - a batch that a worker's lifetime has no room for is cut (``max_tasks_per_worker``);
 - a task that counts on the state of a worker that died is told of the loss in place of being sent, exactly once.
@@ -10,7 +11,6 @@ Rules that live here:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from concurrent.futures import CancelledError
 
 from objproxy._engine import messages as m
@@ -49,7 +49,7 @@ class Dispatcher:
         self._ledger = ledger
         self._watch = watch
         self._max_tasks = max_tasks
-        self._free: OrderedDict[WorkerRecord, None] = OrderedDict()  # idle; the longest idle is first
+        self._free: dict[WorkerRecord, None] = {}  # idle; the longest idle is first
         self._seq = 0
 
     # ---- what waits --------------------------------------------------------------------------------------------------
@@ -57,11 +57,11 @@ class Dispatcher:
     def share(self, batch: Batch) -> None:
         """Give a batch to whichever worker is free, or let it wait."""
         if self._free and self._max_tasks is None and not self.shared.heap:
-            self.send(self._free.popitem(last=False)[0], batch)
+            self.send(self._free.popitem()[0], batch)
             return
         self.shared.push(batch)
         while self._free and self.shared.head() is not None:
-            self.serve(self._free.popitem(last=False)[0])
+            self.serve(self._free.popitem()[0])
 
     def put_back(self, batch: Batch, record: WorkerRecord) -> None:
         """Let a batch that was sent to `record` wait again, at its old place; nobody is told."""

@@ -272,7 +272,7 @@ class Session:
         if self._pending or self._n_maps:
             return None
         try:
-            return self._free.popleft()
+            return self._free.pop()  # the one that was used last: it may still be awake
         except IndexError:
             return None
 
