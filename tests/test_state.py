@@ -479,7 +479,7 @@ def test_an_idle_worker_that_has_outgrown_its_memory_is_replaced() -> None:
 def test_stacks_are_asked_of_those_who_live() -> None:
     pool = StatePool(2, max_restarts=(0, 5.0))
     pool.die(0)
-    pool.feed(m.StacksAsked())
+    pool.feed(m.StacksAsked([0, 1]))
     assert pool.asked == [1]
 
 

@@ -205,7 +205,7 @@ def test_a_constructor_that_takes_too_long_is_told_with_where_it_stands() -> Non
 # ---- stacks ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["sleep", "compute"])
+@pytest.mark.parametrize("how", ["sleep", "compute", "take_descriptor"])
 def test_stacks_can_be_asked_for_at_any_time(pool: ProxyPool[Busy], started: Gate, how: str) -> None:
     future = getattr(pool[1], how).submit(started)
     started.wait()

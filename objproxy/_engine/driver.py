@@ -36,6 +36,7 @@ from objproxy._engine.interrupts import held, pass_on, waiting
 from objproxy._engine.messages import Batch
 from objproxy._engine.pump import Pump
 from objproxy._engine.state import PoolState
+from objproxy._engine.watch import LOOK_SECONDS
 from objproxy._engine.workers import WorkerRecord
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
@@ -255,14 +256,21 @@ class Driver:
         self.check_usable()
         with self._lock:
             before = {record: record.n_stacks for record in self.state.workers.values()}
-            self._feed(m.StacksAsked())
-        self.backend.wake()
 
-        def is_told(record: WorkerRecord) -> bool:
-            return record.n_stacks > before[record] or record.phase in ("gone", "quarantined")
+        def has_told(record: WorkerRecord) -> bool:
+            return record.n_stacks > before[record]
 
-        self.wait_until(lambda: all(map(is_told, before)), deadline)
-        return {record.worker_id: record.stack if record.n_stacks > before[record] else "" for record in before}
+        def silent() -> list[int]:
+            over = ("gone", "quarantined")
+            return [record.worker_id for record in before if not has_told(record) and record.phase not in over]
+
+        while worker_ids := silent():
+            with self._lock:
+                self._feed(m.StacksAsked(worker_ids))
+            self.backend.wake()
+            if not self.wait_until(lambda: not silent(), min(deadline, self._now() + LOOK_SECONDS)) and self._now() >= deadline:
+                break
+        return {record.worker_id: record.stack if has_told(record) else "" for record in before}
 
     @held
     def close(self, timeout: float | None = None) -> None:

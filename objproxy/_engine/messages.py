@@ -290,7 +290,9 @@ class Ticked(NamedTuple):
 
 
 class StacksAsked(NamedTuple):
-    """Somebody wants to know where the threads of all workers stand."""
+    """Somebody wants to know where the threads of some workers stand."""
+
+    worker_ids: Sequence[int]
 
 
 class CloseAsked(NamedTuple):

@@ -395,9 +395,10 @@ class PoolState:
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
 
-    def _on_stacks_asked(self, _event: m.StacksAsked) -> None:
-        for record in self.workers.values():
-            if record.phase not in ("gone", "quarantined"):
+    def _on_stacks_asked(self, event: m.StacksAsked) -> None:
+        for worker_id in event.worker_ids:
+            record = self.workers.get(worker_id)
+            if record is not None and record.phase not in ("gone", "quarantined"):
                 self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
 
     def _on_inspected(self, event: m.Inspected) -> None:

@@ -15,8 +15,8 @@ from objproxy._engine.ledger import Ledger
 from objproxy._engine.timers import Timers
 from objproxy._engine.workers import WorkerRecord
 
-#: A worker whose time is over is asked where it stands as often as this; it takes a millisecond, if the machine is not busy.
-_LOOK_SECONDS = 0.015
+#: A worker is asked where it stands as often as this until it has said so; it takes a millisecond, if the machine is not busy.
+LOOK_SECONDS = 0.015
 
 #: So often at most, and the last answer must do. Half a second after its limit a task has failed, whatever the worker does.
 _MAX_LOOKS = 27
@@ -80,5 +80,5 @@ class Watch:
         record.n_looks += 1
         is_last_call = record.n_looks == _MAX_LOOKS
         if not is_last_call:
-            self.limits.set(record, self._ledger.now + _LOOK_SECONDS)
+            self.limits.set(record, self._ledger.now + LOOK_SECONDS)
         self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call))
