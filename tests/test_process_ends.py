@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -53,11 +52,14 @@ class Mortal:
             os.write(fd, data)
         os._exit(0)
 
-    def fork_and_leave(self) -> None:
-        """Leave while a child holds every descriptor of this process."""
+    def fork_and_leave(self, path: Path) -> None:
+        """Leave while a child holds every descriptor of this process; the child's number is in a file."""
         if os.fork() == 0:
             os.setpgid(0, 0)  # out of the reach of whoever ends this process's group
+            path.with_name("half").write_text(str(os.getpid()))
+            path.with_name("half").rename(path)
             signal.pause()
+        poll_until(path.exists)
         os._exit(5)
 
     def start_child(self) -> int:
@@ -106,22 +108,12 @@ def test_a_worker_that_closes_its_channel_is_dead(pool: ProxyPool[Mortal]) -> No
     assert pool[0].echo(1) == 1
 
 
-def test_a_death_is_seen_though_a_child_of_the_worker_holds_its_channel(pool: ProxyPool[Mortal]) -> None:
+def test_a_death_is_seen_though_a_child_of_the_worker_holds_its_channel(pool: ProxyPool[Mortal], tmp_path: Path) -> None:
+    path = tmp_path / "child"
     with pytest.raises(WorkerDiedError) as caught:
-        pool[0].fork_and_leave()
+        pool[0].fork_and_leave(path)
     assert caught.value.exitcode == 5
-    for process in psutil.process_iter():  # the child left the worker's group on purpose: it is the test's to end
-        with contextlib.suppress(psutil.NoSuchProcess):  # processes come and go
-            is_python = process.name().startswith("python") and process.status() == psutil.STATUS_SLEEPING
-            if is_python and _is_orphan_of(process, caught.value.pid):
-                process.kill()
-
-
-def _is_orphan_of(process: psutil.Process, pid: int | None) -> bool:
-    try:
-        return os.getpgid(process.pid) == process.pid and os.getsid(process.pid) == os.getsid(0) and process.ppid() in (1, pid)
-    except ProcessLookupError:
-        return False
+    os.kill(int(path.read_text()), signal.SIGKILL)  # it left the worker's group on purpose: it is the test's to end
 
 
 @pytest.mark.parametrize(

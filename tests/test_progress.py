@@ -6,11 +6,12 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from objproxy import ProxyPool
+from objproxy._worker import context
 from objproxy.progress import Progress, Reports
 from targets import Gate, Model
 
@@ -207,3 +208,31 @@ def test_reports_of_several_workers_stand_side_by_side() -> None:
     reports(0, 2, 2)
     assert shown == ["worker 1: 5", "worker 0: 1/2, worker 1: 5", "worker 0: 1/2", ""]
     assert len(told) == 5
+
+
+class HeldTimer:
+    """A timer whose time comes when the test says so."""
+
+    made: ClassVar[list[HeldTimer]] = []
+
+    def __init__(self, seconds: float, fire: Callable[[], None]) -> None:
+        self.seconds = seconds
+        self.fire = fire
+        self.made.append(self)
+
+    def start(self) -> None: ...
+
+
+def test_reports_that_come_too_soon_are_replaced_by_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten a second: the first at once, the latest when its time has come, the last at once."""
+    sent: list[tuple[int, int | None]] = []
+    monkeypatch.setattr(context.time, "monotonic", lambda: 7.0)
+    monkeypatch.setattr(context.threading, "Timer", HeldTimer)
+    reports = context._Reports(lambda *report: sent.append(report))
+    for done in range(1, 51):
+        reports.tell(done, 100)
+    (timer,) = HeldTimer.made
+    assert (sent, timer.seconds) == ([(1, 100)], pytest.approx(0.1))
+    timer.fire()
+    reports.tell(100, 100)
+    assert sent == [(1, 100), (50, 100), (100, 100)]

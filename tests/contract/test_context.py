@@ -38,7 +38,8 @@ def test_progress_is_reported_to_the_caller(make_pool: MakePool) -> None:
     told: list[tuple[int, int, int | None]] = []
     pool = make_pool(on_progress=lambda *report: told.append(report))
     pool[1].advance(3)
-    assert told == [(1, 1, 3), (1, 3, 3)]  # the second came too soon after the first, and the third took its place
+    assert (told[0], told[-1]) == ((1, 1, 3), (1, 3, 3))
+    assert told[1:-1] in ([], [(1, 2, 3)])  # the second comes too soon after the first, unless the machine is busy
 
 
 # ---- random streams --------------------------------------------------------------------------------------------------
