@@ -87,10 +87,9 @@ def _is_root(process: psutil.Process) -> bool:
 def _pids_below(process: psutil.Process) -> list[int]:
     """Return the children of a process, the youngest last."""
     try:
-        children = process.children()
-    except psutil.Error:  # it has ended
+        return [child.pid for child in sorted(process.children(), key=psutil.Process.create_time)]
+    except psutil.Error:  # it, or one of them, has ended
         return []
-    return [child.pid for child in sorted(children, key=psutil.Process.create_time)]
 
 
 def _command(process: psutil.Process) -> str:

@@ -113,8 +113,12 @@ class Program:
 
     def children_named(self, word: str) -> list[int]:
         """Return the processes below whose command has a word in it."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        return [child.pid for child in children if word in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if word in " ".join(child.cmdline()):
+                    found.append(child.pid)
+        return found
 
     def end_of_itself(self) -> None:
         """Wait for the end of the program, while others may hold its streams."""
@@ -151,6 +155,14 @@ def run(code: str, *args: str) -> Iterator[Program]:
         yield program
     finally:
         program.close()
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended, also if nobody has waited for it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def segments_of(pid: int) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from programs import is_gone
 from targets import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,13 +89,6 @@ def run_lane(function: Any, timeout: float = 60.0, **arguments: str) -> dict[str
     return _rounds.run_lane(Contender("any", function, arguments), {"value": 3}, timeout)
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @pytest.fixture(autouse=True)
 def lanes_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -154,7 +148,7 @@ def test_a_lane_reports_what_went_wrong(function: Any, status: str, message: str
 def test_a_contender_that_hangs_is_ended_with_its_workers(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     assert run_lane(hang, timeout=3.0, path=str(path))["status"] == "hangs"
-    poll_until(lambda: has_ended(int(path.read_text())), 10.0)
+    poll_until(lambda: is_gone(int(path.read_text())))
 
 
 def test_contenders_take_turns_and_a_failing_one_takes_no_further() -> None:

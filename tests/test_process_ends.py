@@ -19,6 +19,7 @@ import pytest
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError, current_worker
 from objproxy._worker.nursery import receive_message
 from objproxy.backends.nurseries import PoolNursery
+from programs import is_gone
 from targets import PATIENCE_SECONDS, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,10 +81,6 @@ def pool(request: pytest.FixtureRequest) -> Iterator[ProxyPool[Mortal]]:
         yield made
 
 
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.mark.parametrize("code", [0, 1, 7])
 def test_an_exit_code_is_told_and_zero_is_no_success(pool: ProxyPool[Mortal], code: int) -> None:
     with pytest.raises(WorkerDiedError) as caught:
@@ -143,7 +140,7 @@ def test_a_pool_survives_the_death_of_its_nursery() -> None:
         nursery = psutil.Process(pool.workers[0].pid).parent()
         assert nursery is not None
         nursery.kill()
-        poll_until(lambda: not nursery.is_running() or nursery.status() == psutil.STATUS_ZOMBIE)
+        poll_until(lambda: is_gone(nursery.pid))
         with pytest.raises(WorkerDiedError):
             pool.echo(1)
         assert pool.echo(2).tolist() == [2, 2]

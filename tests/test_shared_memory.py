@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from objproxy import ProxyPool, SharedArray, SharedMemoryFullError, WorkerDiedError, shared
@@ -23,6 +22,7 @@ from objproxy._worker.segments import NamedSegments
 from objproxy.backends import plane as planes
 from objproxy.backends import process
 from objproxy.backends.plane import ProgramPlane
+from programs import is_gone
 from targets import PATIENCE_SECONDS, poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -461,10 +461,6 @@ def start(rest: str, portable: bool) -> tuple[subprocess.Popen[str], str, list[i
 
 def files(prefix: str) -> list[Path]:
     return list(Path(prefix).parent.glob(f"{Path(prefix).name}*")) if prefix != "-" else []
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def check_nothing_is_left(prefix: str, pids: list[int]) -> None:

@@ -21,6 +21,7 @@ import objproxy
 from dashboard_client import Client, publish
 from objproxy import DashboardDetails, ProxyPool
 from objproxy.dashboard import control, frames
+from programs import is_gone
 from targets import PATIENCE_SECONDS, Gate, poll_until
 
 ROOT = Path(__file__).parents[2]
@@ -62,13 +63,6 @@ def start_program(code: str, programs: list[subprocess.Popen[str]]) -> list[str]
     if not line:
         pytest.fail(program.communicate()[1])
     return line
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_pools_are_shown_from_their_first_to_their_last_moment(client: Client) -> None:
