@@ -244,6 +244,14 @@ def test_a_stopped_worker_is_told_as_such(pool: ProxyPool[Busy], started: Gate) 
     assert future.cancel()
 
 
+def test_a_worker_that_never_says_where_it_stands_is_waited_for_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ProxyPool(Busy, worker_count=2) as pool:
+        monkeypatch.setattr(pool._core.backend, "inspect", lambda *_args: None)
+        stacks = pool.dump_stacks(timeout=0.05)
+        assert all("has not told" in stack for stack in stacks.values())
+        assert pool.pid().tolist() == [worker.pid for worker in pool.workers]
+
+
 def test_asking_for_stacks_disturbs_nothing(pool: ProxyPool[Busy]) -> None:
     pids = pool.pid().tolist()
     for _ in range(50):

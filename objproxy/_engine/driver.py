@@ -268,7 +268,8 @@ class Driver:
             with self._lock:
                 self._feed(m.StacksAsked(worker_ids))
             self.backend.wake()
-            if not self.wait_until(lambda: not silent(), min(deadline, self._now() + LOOK_SECONDS)) and self._now() >= deadline:
+            self.wait_until(lambda: not silent(), min(deadline, self._now() + LOOK_SECONDS))
+            if self._now() >= deadline:
                 break
         return {record.worker_id: record.stack if has_told(record) else "" for record in before}
 

@@ -136,11 +136,7 @@ def connect_to_dashboard(port: int, *, show_arguments: bool = False, show_traceb
     """
     check_ports([port])
     with _Ours.lock:
-        if _Ours.publisher is not None and _Ours.publisher.is_alive:
-            raise RuntimeError(
-                f"this program is connected to the dashboard on port {_Ours.publisher.port} already; "
-                "call shutdown_dashboard() to let go of it"
-            )
+        _check_unconnected()
         _Ours.publisher = Publisher(port, shows_arguments=show_arguments, shows_tracebacks=show_tracebacks)
         _register()
 
@@ -202,9 +198,14 @@ def _check_free() -> None:
         shutdown_dashboard()
     if _Ours.server is not None:
         raise RuntimeError("this program has a dashboard already; call shutdown_dashboard() to end it")
+    _check_unconnected()
+
+
+def _check_unconnected() -> None:
+    """Raise RuntimeError if this program publishes on a dashboard that is there."""
     if _Ours.publisher is not None and _Ours.publisher.is_alive:
         raise RuntimeError(
-            f"this program is connected to the dashboard on port {_Ours.publisher.port}; "
+            f"this program is connected to the dashboard on port {_Ours.publisher.port} already; "
             "call shutdown_dashboard() to let go of it"
         )
 
@@ -245,7 +246,8 @@ def _end_server(server: subprocess.Popen[bytes]) -> None:
         server.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         server.kill()
-        server.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel cannot end it: nobody waits for that
+            server.wait(_END_SECONDS)
     if server.stdout is not None:
         server.stdout.close()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from objproxy.dashboard import frames
 from objproxy.dashboard.digest import Digest
-from objproxy.observing import Observer, PoolView
+from objproxy.observing import Observer
 
 _logger = logging.getLogger("objproxy")
 
@@ -110,23 +110,20 @@ class Publisher:
         now = time.monotonic()
         for view in self._observer.look():
             digest = self._digests[view.number].make(view, now)
-            self._send_pool(digest, view)
-
-    def _send_pool(self, digest: dict[str, Any], view: PoolView) -> None:
-        """Send what fits; each pool has a frame of its own."""
-        try:
-            frame = frames.pack({"op": "pool", "pool": digest})
-        except ValueError:
-            with contextlib.suppress(ValueError):
-                frame = frames.pack({"op": "pool", "pool": {**digest, "spans": [], "failures": [], "slowest": []}})
-                self._connection.sendall(frame)
-            return
-        self._connection.sendall(frame)
-        if view.ended is not None:
-            del self._digests[view.number]
+            self._connection.sendall(_pack_what_fits(digest))
+            if view.ended is not None:
+                del self._digests[view.number]
 
     def _send(self, message: dict[str, Any]) -> None:
         self._connection.sendall(frames.pack(message))
+
+
+def _pack_what_fits(digest: dict[str, Any]) -> bytes:
+    """Return the frame of a pool, without its lists if it is too large with them; b"" if it is too large even so."""
+    for left_out in ((), ("spans", "failures", "slowest")):
+        with contextlib.suppress(ValueError):
+            return frames.pack({"op": "pool", "pool": {**digest, **{name: [] for name in left_out}}})
+    return b""
 
 
 def describe_program() -> dict[str, Any]:
