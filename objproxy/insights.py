@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from objproxy._worker.descriptors import open_file
 from objproxy._worker.platform import resident_bytes
 
 __all__ = ["Insights", "MethodTotal", "PARTS", "SlowItem", "Span", "WorkerInsights", "WorkerView"]  # noqa: RUF022
@@ -208,7 +209,7 @@ class Insights:
         import json  # who saves no trace never loads it
 
         self._check_timeline()
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", opener=open_file) as file:
             json.dump({"traceEvents": list(_trace_events(self)), "displayTimeUnit": "ms"}, file)
 
     def save_image(self, path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import threading
 import time
 import weakref
@@ -264,6 +265,8 @@ def _make_bar(style: str, options: dict[str, Any]) -> _Bar:
         return _checked(notebook_tqdm, options)
     from tqdm import tqdm
 
+    if sys.stderr is None and options.get("file") is None:  # the program has closed it, and tqdm would fail
+        options = {**options, "disable": True}
     return _checked(tqdm, options)
 
 

@@ -20,7 +20,8 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from objproxy._worker import platform, wire
+from objproxy._worker import descriptors, platform, wire
+from objproxy._worker.segments import map_file
 
 NBYTES = 1 << 17
 _HEADER_WORDS = 8
@@ -52,13 +53,19 @@ def create() -> int:
     Anonymous where the platform has it (Linux), else a temporary file whose name is removed at once.
     """
     if platform.has_linux_means():
-        fd = os.memfd_create("objproxy-journal", os.MFD_CLOEXEC)
-    else:
-        import tempfile  # slow to load, and not needed where memory can be anonymous
+        return descriptors.make_memory_file("objproxy-journal", NBYTES)
 
-        fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
-        os.unlink(path)
-    os.ftruncate(fd, NBYTES)
+    import tempfile  # slow to load, and not needed where memory can be anonymous
+
+    fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
+    os.unlink(path)
+    fd = descriptors.move_above_standard(fd)
+    try:
+        os.ftruncate(fd, NBYTES)
+        descriptors.allocate(fd, 0, NBYTES)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -81,7 +88,7 @@ class Journal:
     """
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, NBYTES)
+        self._memory = map_file(fd, 0, NBYTES, mmap.MAP_SHARED)
         view = memoryview(self._memory)
         self.header = view[:_HEADER_BYTES].cast("q")
         self.body = view[_HEADER_BYTES:]

@@ -21,6 +21,7 @@ Why a process between the program and its workers:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import pickle
@@ -33,6 +34,7 @@ from collections.abc import Callable
 from typing import Any
 
 from objproxy._worker import platform
+from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
 from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
@@ -66,7 +68,7 @@ def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
         body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
     except (ConnectionResetError, EOFError):
         return None
-    return pickle.loads(body), list(fds)
+    return pickle.loads(body), [move_above_standard(fd) for fd in fds]
 
 
 def _receive_exactly(sock: socket.socket, nbytes: int) -> bytes:
@@ -97,7 +99,7 @@ class Nursery:
         self._owner_watch = platform.watch_process(owner_pid)
         self._children: dict[int, tuple[int, int] | None] = {}  # pid -> (worker_id, generation); None: a nursery
         self._pids: dict[tuple[int, int], int] = {}
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = make_pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poll = select.poll()
@@ -151,7 +153,7 @@ class Nursery:
         """Leave the root and serve the program on `control_fd` from now on."""
         self._poll.unregister(self._control)
         self._control.close()
-        self._control = socket.socket(fileno=os.dup(control_fd))
+        self._control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
         self._poll.register(self._control, select.POLLIN)
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
@@ -200,6 +202,7 @@ class Nursery:
     def _become_worker(self, parent: int, fds: tuple[int, ...]) -> None:
         os.setpgid(0, 0)
         platform.die_with_parent(parent)
+        fill_standard_streams()  # code of the user, which this process has loaded, may have closed them
         self._forget_own_descriptors()
         if self._must_exec:  # pragma: no cover  (runs, but what a process does before exec is not in any report)
             _exec_worker(self._argv, fds)
@@ -266,7 +269,7 @@ class Root(Nursery):
         return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
 
     def _fork_spare(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = make_socket_pair()
         parent, pid = os.getpid(), os.fork()
         if not pid:
             platform.die_with_parent(parent)
@@ -363,6 +366,7 @@ def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:  # pragma: no c
 
 def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
+    fill_standard_streams()
     global is_serving
     is_serving = True
     status = 1

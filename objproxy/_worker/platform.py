@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from objproxy._worker.descriptors import move_above_standard
+
 _PR_SET_PDEATHSIG = 1
 
 #: Has a worker tell where its threads stand. Nobody else uses SIGSTKFLT, and its number cannot be mistaken for text.
@@ -55,7 +57,7 @@ def watch_process(pid: int) -> int | None:
     if not has_linux_means() or not hasattr(os, "pidfd_open"):
         return None
     try:
-        return os.pidfd_open(pid)
+        return move_above_standard(os.pidfd_open(pid))
     except OSError:
         return None
 

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from objproxy._worker import platform
+from objproxy._worker.descriptors import allocate, make_memory_file, open_file
 
 PAGE = mmap.PAGESIZE
 
@@ -143,7 +144,7 @@ _broken: list[Mapping] = []
 _copies: weakref.WeakSet[Mapping] = weakref.WeakSet()
 
 
-def _map_file(fd: int, offset: int, nbytes: int, flags: int) -> Mapping:
+def map_file(fd: int, offset: int, nbytes: int, flags: int) -> Mapping:
     """Map a file without keeping a descriptor for it, which `mmap.mmap` can do since Python 3.13."""
     if sys.version_info >= (3, 13):
         return Mapping(fd, nbytes, flags=flags, prot=_READ_WRITE, offset=offset, trackfd=False)
@@ -196,8 +197,7 @@ class MemorySegments:
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
-            fd = os.memfd_create("objproxy-arena", os.MFD_CLOEXEC)
-            os.ftruncate(fd, _SPACE)
+            fd = make_memory_file("objproxy-arena", _SPACE)
         self.fd: int | None = fd
         self.is_inherited = False
         _spaces.add(self)
@@ -211,7 +211,7 @@ class MemorySegments:
     def reserve(self, offset: int, start: int, stop: int) -> None:
         """Allocate the pages."""
         assert self.fd is not None
-        os.posix_fallocate(self.fd, offset + start, stop - start)
+        allocate(self.fd, offset + start, stop - start)
 
     def is_there(self, offset: int) -> bool:
         """Return True: nobody else can get at it."""
@@ -220,7 +220,7 @@ class MemorySegments:
     def map(self, offset: int, nbytes: int, *, is_shared: bool, is_full: bool = False) -> Mapping:
         """Map a part of the file."""
         assert self.fd is not None
-        return _noted(_map_file(self.fd, offset, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
+        return _noted(map_file(self.fd, offset, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Read a part of the file."""
@@ -269,13 +269,13 @@ class NamedSegments:
 
     def _open(self, offset: int, flags: int) -> int:
         try:
-            return os.open(self._path(offset), flags | os.O_CLOEXEC)
+            return open_file(self._path(offset), flags)
         except FileNotFoundError as exc:
             raise FileNotFoundError(exc.errno, _REMOVED, self._path(offset)) from None
 
     def make(self, offset: int, nbytes: int) -> None:
         """Make the file; it is new, and nobody else may read it."""
-        fd = os.open(self._path(offset), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = open_file(self._path(offset), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.ftruncate(fd, nbytes)
         finally:
@@ -290,7 +290,7 @@ class NamedSegments:
         """Allocate the pages."""
         fd = self._open(offset, os.O_RDWR)
         try:
-            os.posix_fallocate(fd, start, stop - start)
+            allocate(fd, start, stop - start)
         finally:
             os.close(fd)
 
@@ -302,7 +302,7 @@ class NamedSegments:
         """Map the file."""
         fd = self._open(offset, os.O_RDWR)
         try:
-            return _noted(_map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
+            return _noted(map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
         finally:
             os.close(fd)
 

@@ -15,6 +15,7 @@ import threading
 from typing import Any
 
 from objproxy._worker import segments
+from objproxy._worker.descriptors import is_open, make_socket_pair
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
 
@@ -144,7 +145,7 @@ def open_nursery(settings: dict[str, Any]) -> PoolNursery:
 
 
 def _make_nursery(start_method: str) -> PoolNursery:
-    ours, theirs = socket.socketpair()
+    ours, theirs = make_socket_pair()
     try:
         pid = _fork_nursery(ours, theirs) if start_method == "fork" else None
         if pid is None:
@@ -219,7 +220,7 @@ class _Root:
                 send_message(self._control, ("entrust", prefix))
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = make_socket_pair()
         ours.settimeout(_ROOT_SECONDS)
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
@@ -227,7 +228,12 @@ class _Root:
         )
         with theirs:
             self._process = subprocess.Popen(
-                [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
+                [*interpreter(), "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=None if is_open(1) else subprocess.DEVNULL,
+                stderr=None if is_open(2) else subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
             )
         self._control = ours
         if self._entrusted:

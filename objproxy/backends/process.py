@@ -25,7 +25,6 @@ import functools
 import os
 import pickle
 import signal
-import socket
 import sys
 import time
 import weakref
@@ -37,6 +36,7 @@ from objproxy._worker import journal as journals
 from objproxy._worker import platform, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
+from objproxy._worker.descriptors import make_pipe, make_socket_pair
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack, pack_operation
 from objproxy._worker.wire import Operation
@@ -69,7 +69,7 @@ class ProcessBackend:
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._desk = DebugDesk()
         self._poller = Poller()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = make_pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller.add(self._wake_read)
@@ -131,11 +131,11 @@ class ProcessBackend:
 
         What is opened is put on the two stacks at once: where descriptors run out, none may stay open.
         """
-        mine, its = socket.socketpair()
+        mine, its = make_socket_pair()
         ours.enter_context(mine)
         theirs.enter_context(its)
         mine.setblocking(False)
-        evidence_fd, its_evidence = os.pipe()
+        evidence_fd, its_evidence = make_pipe()
         ours.callback(os.close, evidence_fd)
         theirs.callback(os.close, its_evidence)
         os.set_blocking(evidence_fd, False)

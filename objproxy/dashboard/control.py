@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, BinaryIO
 
 from objproxy.dashboard import frames
 from objproxy.dashboard.publishing import Publisher
@@ -212,28 +212,36 @@ def _check_unconnected() -> None:
 
 def _start_server(ports: list[int]) -> tuple[subprocess.Popen[bytes], DashboardDetails]:
     path = [os.path.abspath(entry) for entry in sys.path]  # an empty one stands for the working directory
-    server = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CODE, json.dumps(path), "serve", json.dumps(ports), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the program, which ends it
-    )
+    read_fd, write_fd = (frames.move_above_standard(fd) for fd in os.pipe())
+    with os.fdopen(read_fd, "rb") as pipe:
+        try:
+            server = subprocess.Popen(
+                [sys.executable, "-I", "-c", _CODE, json.dumps(path), "serve", json.dumps(ports), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=write_fd,
+                start_new_session=True,  # Ctrl-C is for the program, which ends it
+            )
+        finally:
+            os.close(write_fd)
+        return server, _take_details(server, pipe)
+
+
+def _take_details(server: subprocess.Popen[bytes], pipe: BinaryIO) -> DashboardDetails:
+    """Wait until the dashboard is up."""
     try:
-        told = _read_told(server)
+        told = _read_told(pipe)
     except BaseException:
         _end_server(server)
         raise
     if "error" in told:
         _end_server(server)
         raise OSError(told["error"])
-    return server, DashboardDetails(told["port"], server.pid, told["url"])
+    return DashboardDetails(told["port"], server.pid, told["url"])
 
 
-def _read_told(server: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _read_told(pipe: BinaryIO) -> dict[str, Any]:
     """Return what the server says when it is up, or cannot come up: one line."""
-    assert server.stdout is not None
-    with server.stdout as pipe:
-        line = pipe.readline() if select.select([pipe], [], [], _START_SECONDS)[0] else b""
+    line = pipe.readline() if select.select([pipe], [], [], _START_SECONDS)[0] else b""
     if not line:
         raise OSError("the dashboard's process has not come up; what it says on the error stream tells why")
     told: dict[str, Any] = json.loads(line)
@@ -248,8 +256,6 @@ def _end_server(server: subprocess.Popen[bytes]) -> None:
         server.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel cannot end it: nobody waits for that
             server.wait(_END_SECONDS)
-    if server.stdout is not None:
-        server.stdout.close()
 
 
 def _register() -> None:
