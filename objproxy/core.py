@@ -21,6 +21,7 @@ from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
 from objproxy._pickle_path import explain_operation
+from objproxy._worker import lineage
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
@@ -331,7 +332,7 @@ def _context(
         # itself.
         preload=lambda: recipe.factory if crosses and not is_gpu_pool else None,
         modules=tuple(recipe.modules),
-        environ=settings.thread_environ(recipe.n_workers),
+        environ={**settings.thread_environ(recipe.n_workers), lineage.DEPTH: str(recipe.depth)},
         init_timeout=settings.init_timeout,
         shared_memory_limit=settings.shared_memory_limit,
         on_forget=on_forget,

@@ -9,6 +9,7 @@
     ├── TaskTimeoutError    (TimeoutError)     an item ran longer than its time limit
     ├── PoolBrokenError     (BrokenExecutor)   no worker can be kept alive, or the engine failed
     ├── PoolClosedError     (RuntimeError)     the pool was closed, or belongs to another process
+    ├── NestedPoolError     (RuntimeError)     a pool is not started, since it would start itself without end
     ├── ArgumentPickleError (TypeError)        an argument cannot be pickled
     ├── ResultPickleError   (TypeError)        a result cannot be pickled
     ├── RemoteError                            stands for an exception that cannot be rebuilt here
@@ -29,6 +30,7 @@ from typing import Any
 __all__ = [
     "ArgumentPickleError",
     "DeviceError",
+    "NestedPoolError",
     "NotSupportedError",
     "ObjProxyError",
     "PoisonTaskError",
@@ -288,6 +290,26 @@ class PoolBrokenError(ObjProxyError, concurrent.futures.BrokenExecutor):
 
 class PoolClosedError(ObjProxyError, RuntimeError):
     """The pool was used after ``close()`` or ``kill()``, or in a forked child of the process that owns it."""
+
+
+class NestedPoolError(ObjProxyError, RuntimeError):
+    """A pool is not started, since it would start itself without end.
+
+    A module makes it while a worker imports that module; or it is nested deeper than the environment variable
+    OBJPROXY_MAX_DEPTH allows (default: 4 pools); or the process that makes it is a helper that runs the program once more.
+
+    Attributes
+    ----------
+    where : str
+        File and line that make the pool.
+    depth : int
+        How many pools are above that process.
+    """
+
+    def __init__(self, message: str, *, where: str = "", depth: int = 0) -> None:
+        self.where = where
+        self.depth = depth
+        super().__init__(message)
 
 
 class ArgumentPickleError(ObjProxyError, TypeError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from objproxy import backends
 from objproxy._checks import check_count, check_seconds
+from objproxy._worker import lineage
 
 if TYPE_CHECKING:
     from objproxy.core import PoolCore
@@ -104,6 +105,8 @@ class ProxyPool(Generic[T]):
         A device that does not exist.
     NotSupportedError
         An option that the back end cannot honour.
+    NestedPoolError
+        There are too many pools above this one, see Notes.
     TypeError, ValueError
         An option that makes no sense.
 
@@ -114,6 +117,10 @@ class ProxyPool(Generic[T]):
     in the order of the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]``
     is one instance; iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set
     on, all instances.
+
+    A worker may make pools, in a method or in a constructor, up to four deep (environment variable OBJPROXY_MAX_DEPTH). A pool
+    that a module makes when it is imported works in the program. In the workers, which import the module to load the class, it
+    is not started: to use it there raises `NestedPoolError`.
 
     Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`,
     the worker is replaced, and everything else goes on.
@@ -162,6 +169,11 @@ class ProxyPool(Generic[T]):
     ) -> None:
         if not callable(cls):
             raise TypeError(f"ProxyPool needs a class, or a function that makes an object; got {cls!r}")
+        shares_memory = backends.chosen_name(backend, separate_processes=separate_processes) in ("thread", "serial")
+        reason = lineage.find_reason(starts_processes=not shares_memory)
+        if reason is not None:
+            self._stay_unstarted(reason)
+            return
         backends.warm_up(backend, separate_processes=separate_processes, start_method=start_method)
         # All that a pool is made of is loaded only here, while the root nursery is starting.
         from objproxy.making import make_core
@@ -199,6 +211,13 @@ class ProxyPool(Generic[T]):
         self.__dict__["_names"] = PoolNames(core)
         self.__dict__["_instances"] = {}
         self._core.start()
+
+    def _stay_unstarted(self, reason: lineage.Reason) -> None:
+        """Be a pool that can be made and ended, and nothing else; raise the error if it cannot be made either."""
+        from objproxy.making import stand_in
+
+        self.__dict__["_core"] = self.__dict__["_names"] = stand_in(reason)
+        self.__dict__["_instances"] = {}
 
     # ---- the pool's own names ----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from objproxy._pickle_path import find_culprit
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
+from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.signatures import ClassInfo
@@ -65,6 +66,7 @@ class PoolRecipe:
         self.info = info
         self.name = name
         self.n_workers = n_workers
+        self.depth = find_depth() + 1
         self.entropy: Any = int.from_bytes(os.urandom(16), "little") if seed is None else seed
         self.snapshots: dict[int, bytes] = {}
         # What each worker has carried out of the broadcasts that its successors carry out again, as the back end encoded it.
@@ -194,6 +196,7 @@ class PoolRecipe:
             factory=self.factory if with_pickles else b"",
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
+            depth=self.depth,
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:

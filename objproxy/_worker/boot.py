@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
 from objproxy._worker.wire import Operation
@@ -43,6 +44,8 @@ class Boot(NamedTuple):
         Number of operations that follow, to be carried out after the constructor.
     max_rss : int or None
         Bytes of memory above which the worker asks to be replaced.
+    depth : int
+        How many pools are above the worker's code; see `lineage`.
     segments_prefix, segments_base, shared_memory_limit : str, int, int or None
         Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
@@ -62,6 +65,7 @@ class Boot(NamedTuple):
     has_snapshot: bool = False
     n_replays: int = 0
     max_rss: int | None = None
+    depth: int = 1
     segments_prefix: str = ""
     segments_base: int = 0
     shared_memory_limit: int | None = None
@@ -149,11 +153,12 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
     factory = load_factory(boot.factory)
+    lineage.here.is_loading = False  # the constructor may make a pool
     seed_generators(boot)
     limit_threads(boot.n_threads)
     began = time.perf_counter()
     if boot.has_snapshot:
-        instance = pickle.loads(read_cargo())
+        instance = _load_snapshot(read_cargo())
     else:
         args, kwargs = read_cargo()
         instance = factory(*args, **kwargs)
@@ -163,6 +168,11 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     for _ in range(boot.n_replays):
         host.perform(Operation(*read_cargo()))
     return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))
+
+
+@lineage.unpickles_arguments
+def _load_snapshot(snapshot: bytes) -> Any:
+    return pickle.loads(snapshot)
 
 
 def own_attributes(instance: Any) -> tuple[str, ...]:

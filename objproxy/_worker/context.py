@@ -86,6 +86,7 @@ class Worker:
         pool_name: str = "",
         entropy: int = 0,
         on_progress: Callable[[int, int | None], None] | None = None,
+        depth: int = 1,
     ) -> None:
         self.worker_id = worker_id
         self.n_workers = n_workers
@@ -93,6 +94,7 @@ class Worker:
         self.generation = generation
         self.pool_name = pool_name
         self._entropy = entropy
+        self._depth = depth  # how many pools are above its code, this one among them
         self._reports = None if on_progress is None else _Reports(on_progress)
         self._own_rng: Any = None
         self._item_rng: Any = None
@@ -162,6 +164,11 @@ def worker_of_thread() -> Worker | None:
     return worker
 
 
+def find_worker() -> Worker | None:
+    """Return the worker that runs the calling code, None for a program's own code."""
+    return getattr(_of_thread, "worker", None) or _of_process
+
+
 def current_worker() -> Worker:
     """Return the worker that runs the calling code.
 
@@ -175,7 +182,7 @@ def current_worker() -> Worker:
     RuntimeError
         The calling code does not run inside a worker.
     """
-    worker = getattr(_of_thread, "worker", None) or _of_process
+    worker = find_worker()
     if worker is None:
         raise RuntimeError("current_worker() was called outside of a worker; only code that a pool runs has one")
     return worker

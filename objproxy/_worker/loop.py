@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, debugger, distress, platform, wire
+from objproxy._worker import context, debugger, distress, lineage, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
@@ -157,6 +157,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
     segments_fd : int or None
         Shared memory for large buffers, where it needs no names.
     """
+    lineage.enter_helper()
     interrupt = distress.install(evidence_fd)
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
@@ -218,6 +219,7 @@ def make_worker(boot: booting.Boot, channel: wire.WorkerChannel) -> context.Work
         generation=boot.generation,
         pool_name=boot.pool_name,
         entropy=boot.entropy,
+        depth=boot.depth,
         on_progress=on_progress,
     )
     context.enter_worker(worker, whole_process=True)

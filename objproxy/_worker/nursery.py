@@ -33,7 +33,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from objproxy._worker import platform
+from objproxy._worker import lineage, platform
 from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
 from objproxy._worker.segments import remove_files
 
@@ -45,9 +45,6 @@ _QUIET_SECONDS = 0.1
 
 #: Ask whether the owner is alive this often, where no descriptor can tell.
 _OWNER_CHECK_SECONDS = 1.0
-
-#: Whether this process is a nursery, or was forked from one.
-is_serving = False
 
 
 def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
@@ -358,17 +355,16 @@ def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:  # pragma: no c
     for fd in fds:
         os.set_inheritable(fd, True)
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
+        f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
         f"from objproxy._worker.loop import run_worker; run_worker(*{fds!r})"
     )
-    os.execv(argv[0], [*argv, "-c", code])
+    os.execve(argv[0], [*argv, "-c", code], {**os.environ, lineage.HELPER: str(os.getpid())})
 
 
 def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
     fill_standard_streams()
-    global is_serving
-    is_serving = True
+    lineage.enter_helper()
     status = 1
     try:
         with socket.socket(fileno=control_fd) as control:

@@ -51,6 +51,7 @@ class MemoryWorker:
             generation=self.generation,
             pool_name=boot.pool_name,
             entropy=boot.entropy,
+            depth=boot.depth,
             on_progress=lambda done, total: self._on_progress(self.worker_id, done, total),
         )
         began = time.perf_counter()

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from objproxy._worker import segments
+from objproxy._worker import lineage, segments
 from objproxy._worker.descriptors import is_open, make_socket_pair
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
@@ -223,7 +223,7 @@ class _Root:
         ours, theirs = make_socket_pair()
         ours.settimeout(_ROOT_SECONDS)
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
+            f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
             f"run_root({theirs.fileno()}, {os.getpid()})"
         )
         with theirs:
@@ -232,6 +232,7 @@ class _Root:
                 stdin=subprocess.DEVNULL,
                 stdout=None if is_open(1) else subprocess.DEVNULL,
                 stderr=None if is_open(2) else subprocess.DEVNULL,
+                env=lineage.mark_helper(dict(os.environ)),
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
