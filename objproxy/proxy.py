@@ -111,9 +111,9 @@ class ProxyPool(Generic[T]):
     -----
     ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the
     workers. ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results
-    in the order of the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]``
-    is one instance; iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set
-    on, all instances.
+    in the order of the items. Numbers and arrays come back stacked, tuples and lists of one length as rows;
+    ``stack_results=False`` gives a list. ``pool[i]`` is one instance; iterating gives all of them; ``len(pool)`` is their
+    number. Data attributes are read from, and set on, all instances.
 
     Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`,
     the worker is replaced, and everything else goes on.
