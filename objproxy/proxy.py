@@ -373,7 +373,7 @@ class ProxyPool(Generic[T]):
         return self._names.find(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a data attribute on every instance."""
+        """Set a data attribute on every instance; ``pool.n += 1`` applies the operator to what each instance holds."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
         if name in POOL_NAMES:

@@ -348,6 +348,39 @@ class Model:
         return item
 
 
+class Tally:
+    """Attributes to which operators are applied; those of each worker are its own."""
+
+    limit = 9
+
+    def __init__(self) -> None:
+        self.n: Any = current_worker().worker_id
+        self.big = 2**40
+        self.ratio = 0.5
+        self.is_on = True
+        self.text = "a"
+        self.items = [1]
+        self.kept = self.items
+        self.pair = (1, 2)
+        self.weights = np.full(2, self.n + 1.0)
+        self.matrix = np.eye(2)
+        self._level = 1
+
+    @property
+    def level(self) -> int:
+        return self._level
+
+    @level.setter
+    def level(self, value: int) -> None:
+        self._level = value
+
+    def types(self) -> list[str]:
+        return [type(value).__name__ for value in (self.n, self.items, self.pair)]
+
+    def keeps_its_list(self) -> bool:
+        return self.kept is self.items
+
+
 class WithProperties:
     """Attributes that are more than data."""
 
