@@ -31,7 +31,8 @@ class CallOptions:
     chunksize : int or None
         Items in one message; None adapts to the measured time.
     stack_results : bool or callable
-        Stack the results into an array, give a plain list, or apply a callable to that list.
+        True: numbers, and arrays of one shape and dtype, become one array with the call on axis 0; tuples and lists of one
+        length become its rows; anything else becomes an array of objects. False: a plain list. A callable gets that list.
     timeout : float or None
         Seconds for one item; past them its worker is replaced.
     retries : int

@@ -114,9 +114,9 @@ class ProxyPool(Generic[T]):
     -----
     ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the
     workers. ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results
-    in the order of the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]``
-    is one instance; iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set
-    on, all instances.
+    in the order of the items. Numbers and arrays come back stacked, tuples and lists of one length as rows;
+    ``stack_results=False`` gives a list. ``pool[i]`` is one instance; iterating gives all of them; ``len(pool)`` is their
+    number. Data attributes are read from, and set on, all instances.
 
     A worker may make pools, in a method or in a constructor, up to four deep (environment variable OBJPROXY_MAX_DEPTH). A pool
     that a module makes when it is imported works in the program. In the workers, which import the module to load the class, it
@@ -392,7 +392,7 @@ class ProxyPool(Generic[T]):
         return self._names.find(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a data attribute on every instance."""
+        """Set a data attribute on every instance; ``pool.n += 1`` applies the operator to what each instance holds."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
         if name in POOL_NAMES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import GeneratorType
@@ -100,6 +101,11 @@ class Host:
 
     def _set(self, operation: Operation) -> None:
         setattr(self.instance, operation.name, operation.args[0])
+
+    def _augment(self, operation: Operation) -> None:
+        operand, name = operation.args
+        value = getattr(operator, name)(getattr(self.instance, operation.name), operand)
+        setattr(self.instance, operation.name, value)
 
     def _next(self, operation: Operation) -> Any:
         stream_id, generation = operation.args

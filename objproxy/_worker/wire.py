@@ -58,7 +58,7 @@ READ_SIZE = 1 << 16
 class Operation(NamedTuple):
     """What a worker shall do with its object; pickled once, in the caller."""
 
-    verb: str  # "call", "map", "get", "set", "next", "drop", "forget", "snapshot"
+    verb: str  # "call", "map", "get", "set", "augment", "next", "drop", "forget", "snapshot"
     name: str  # method or attribute
     args: Any  # positional arguments; for "map" one column (sequence of values, or `Constant`) for each
     kwargs: Any  # keyword arguments; for "map" the names of the last columns

@@ -186,10 +186,10 @@ def test_the_pools_own_names_are_a_closed_list(shared_pool: ProxyPool[Model]) ->
 
 def test_constructors_get_their_arguments(make_pool: MakePool) -> None:
     pool = make_pool(Named, init_args=(1, 2), init_kwargs={"a": 3})
-    assert list(pool.args) == [(1, 2)] * 2
+    assert pool.args.tolist() == [[1, 2]] * 2
     assert list(pool.kwargs) == [{"a": 3}] * 2
     each = make_pool(Named, worker_count=None, init_args_each=[(1,), {"b": 2}, (3,)], init_args=(9,), init_kwargs={"a": 0})
-    assert list(each.args) == [(1,), (9,), (3,)]
+    assert each.args.tolist() == [[1], [9], [3]]
     assert list(each.kwargs) == [{"a": 0}, {"a": 0, "b": 2}, {"a": 0}]
 
 

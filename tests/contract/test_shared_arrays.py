@@ -21,9 +21,7 @@ from objproxy import (
     SharedArrayWrapper,
     Unpacker,
     WorkerDiedError,
-    iterlen,
     lenrepeat,
-    lenzip,
     unpack,
 )
 from ways import MakePool, Way
@@ -390,27 +388,10 @@ def test_unpacking_gives_the_array_of_whatever_it_is() -> None:
         assert wrapper.array.tolist() == [0, 1, 2]
 
 
-def test_lenzip_is_zip_with_a_length() -> None:
-    zipped = lenzip(range(5), "abc")
-    assert len(zipped) == 3
-    assert list(zipped) == list(zipped) == [(0, "a"), (1, "b"), (2, "c")]
-    assert (zipped[1], zipped[-1], zipped[1:]) == ((1, "b"), (2, "c"), [(1, "b"), (2, "c")])
-    assert list(lenzip(iter([1, 2]), [3, 4])) == [(1, 3), (2, 4)]
-    unsized = lenzip((i for i in range(4)), range(9))
-    assert len(unsized) == 4
-    assert list(unsized) == [(i, i) for i in range(4)]
-    with pytest.raises(IndexError):
-        zipped[3]
-    with pytest.raises(ValueError, match="at least one"):
-        lenzip()
-
-
-def test_lenzip_reads_what_has_no_length_only_when_it_is_asked_for() -> None:
-    seen: list[int] = []
-    zipped = lenzip((seen.append(i) or i for i in range(3)), range(3))  # type: ignore[func-returns-value]
-    assert seen == []
-    assert len(zipped) == 3
-    assert seen == [0, 1, 2]
+def test_a_float_that_a_method_writes_into_a_wrapped_list_is_not_cut(pool: ProxyPool[Painter]) -> None:
+    with SharedArrayWrapper([0, 0, 0]) as wrapper:
+        pool.fill(lenrepeat(wrapper.remoteArray, 3), range(3), [0.5, 1.5, 2.5], map_args=True)
+        assert wrapper.array.tolist() == [0.5, 1.5, 2.5]
 
 
 def test_lenrepeat_is_repeat_with_a_length(pool: ProxyPool[Painter]) -> None:
@@ -424,14 +405,6 @@ def test_lenrepeat_is_repeat_with_a_length(pool: ProxyPool[Painter]) -> None:
     with SharedArrayWrapper(np.zeros(4)) as wrapper:
         pool.fill(lenrepeat(wrapper.remoteArray, 4), range(4), map_args=True)
         assert wrapper.array.tolist() == [0, 1, 2, 3]
-
-
-def test_iterlen_is_the_length_and_reads_nothing() -> None:
-    assert iterlen(range(4)) == iterlen(lenzip(range(4), "abcde")) == iterlen(lenrepeat(0, 4)) == 4
-    iterator = iter([1, 2])
-    with pytest.raises(TypeError, match="no length"):
-        iterlen(iterator)
-    assert list(iterator) == [1, 2]
 
 
 @pytest.mark.processes

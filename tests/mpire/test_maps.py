@@ -171,6 +171,12 @@ def test_an_array_is_cut_and_its_results_are_joined(make_any: MakePool) -> None:
     assert np.concatenate(list(pool.imap(targets.scale, array, iterable_len=6))).tolist() == (2 * array[:6]).tolist()
 
 
+@pytest.mark.parametrize("given", [0, 1, "no", None])
+def test_what_stood_before_the_switch_for_arrays_is_not_taken_for_it(make_pool: MakePool, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"progress_bar_options=\{'position'"):
+        make_pool(1).map(targets.scale, np.arange(4), None, None, None, None, None, False, given)
+
+
 def test_an_array_has_as_many_pieces_by_default_as_the_documents_say(make_pool: MakePool) -> None:
     assert len(make_pool().map(targets.row_sum, np.ones((300, 2)))) == 2 * 64
     assert len(make_pool(1).map(targets.row_sum, np.ones((10, 2)))) == 10
