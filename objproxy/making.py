@@ -30,8 +30,8 @@ _pool_numbers = itertools.count(1)
 
 #: What a pool of processes loads when it is made, and this module does not.
 _LOADED_LATER = (
-    "cloudpickle",
     "objproxy._engine.streaming",
+    "objproxy._worker.code_pickler",
     "objproxy._worker.logs",
     "objproxy._worker.loop",
     "objproxy.backends.choice",

@@ -92,8 +92,14 @@ class PoolRecipe:
     def factory(self) -> bytes:
         """The pickled class."""
         if self._factory is None:
-            self._factory = _pack(wire.dumps, self.info.name, self.info.factory, "the class")
+            self._factory = _pack(wire.dumps, self.info.name, self.info.factory, self._name_factory())
         return self._factory
+
+    def _name_factory(self) -> str:
+        """Return what an error calls the class."""
+        factory = self.info.factory
+        name = getattr(factory, "__qualname__", type(factory).__qualname__)
+        return f"{'class' if isinstance(factory, type) else 'factory'} {name}"
 
     def pack_with(self, pack: Callable[[Any], Any]) -> None:
         """Say how arguments travel."""

@@ -283,7 +283,7 @@ class Root(Nursery):
         if not self._is_complete:
             self._is_complete = True
             with contextlib.suppress(ImportError):
-                import cloudpickle  # noqa: F401
+                import objproxy._worker.code_pickler  # noqa: F401
             gc.freeze()  # as in run_root
             self._drop_spare()
 
