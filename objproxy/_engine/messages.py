@@ -50,7 +50,7 @@ class Rules:
     timeout, retries, retry_on, priority
         As in `Policy`.
     call_number : int
-        Number of the map in its pool, for the random streams of its items; 0 for everything else.
+        Number of the map, or of the task for any worker, in its pool, for random streams; 0 for everything else.
     needs_state : bool
         Whether the tasks count on what the object holds: a broadcast, ``pool[i]``, an attribute.
     is_task : bool

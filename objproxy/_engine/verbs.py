@@ -37,7 +37,7 @@ class Verbs:
     def __init__(self, driver: Driver, explain: Explain) -> None:
         self._driver = driver
         self._explain = explain
-        # Numbers the maps of this pool, so that each has random streams of its own; 0 means no map.
+        # Numbers the fan-outs of this pool, so that each has random streams of its own; 0 means none.
         self._call_numbers = itertools.count(1)
 
     def encode(self, operation: Operation) -> Payload:
@@ -114,7 +114,9 @@ class Verbs:
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation)
-        call = Call(operation.name, policy, needs_state=worker_id is not None)
+        # A task for any worker has random streams of its own, as an item of a map has.
+        call_number = next(self._call_numbers) if worker_id is None else 0
+        call = Call(operation.name, policy, needs_state=worker_id is not None, call_number=call_number)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
         return future

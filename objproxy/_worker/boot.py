@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
+from objproxy._worker.seeding import ItemStreams, seed_worker
 from objproxy._worker.wire import Operation
 
 
@@ -100,32 +101,6 @@ def apply_environment(boot: Boot) -> None:
         os.sched_setaffinity(0, boot.cpu_ids)
 
 
-def seed_generators(boot: Boot) -> None:
-    """Give ``random`` and, if it is loaded, ``numpy.random`` a state that no other worker has.
-
-    A worker that was forked from a process that had drawn numbers would draw the same ones again.
-    """
-    if boot.seed_words is None:
-        words = tuple(int.from_bytes(os.urandom(4), "little") for _ in range(8))
-    else:
-        words = boot.seed_words
-        # A seed was asked for, so both global generators are part of the promise.
-        import random  # noqa: F401
-
-        import numpy.random  # noqa: F401
-
-    # Where a generator is not loaded yet, it will draw its own seed from the system when it is.
-    python_random = sys.modules.get("random")
-    if python_random is not None:
-        python_random.seed(",".join(map(str, words)))
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed(words)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(words[0])
-
-
 def limit_threads(n_threads: int | None) -> None:
     """Tell libraries that do not read the environment how many threads they may use."""
     torch = sys.modules.get("torch")
@@ -154,7 +129,7 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     """
     factory = load_factory(boot.factory)
     lineage.here.is_loading = False  # the constructor may make a pool
-    seed_generators(boot)
+    seed_worker(boot.seed_words)
     limit_threads(boot.n_threads)
     began = time.perf_counter()
     if boot.has_snapshot:
@@ -164,7 +139,7 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
         instance = factory(*args, **kwargs)
         del args, kwargs
 
-    host = Host(instance, worker)
+    host = Host(instance, worker, None if boot.seed_words is None else ItemStreams(worker))
     for _ in range(boot.n_replays):
         host.perform(Operation(*read_cargo()))
     return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))

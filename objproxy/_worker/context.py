@@ -99,15 +99,16 @@ class Worker:
         self._own_rng: Any = None
         self._item_rng: Any = None
         self._item_key: tuple[int, int] | None = None
-        # Set by the loop: (call number, index of the running item), or None outside of a map.
+        # Set by the loop: (call number, index of the running item), or None outside of a fan-out.
         self._locate_item: Callable[[], tuple[int, int] | None] = lambda: None
 
     @property
     def rng(self) -> Any:
         """A ``numpy.random.Generator``.
 
-        Inside a map each item has a stream of its own, which depends on the pool's seed, the call and the item's index, and
-        not on the number of workers. Elsewhere it is the worker's own stream, different for every worker and generation.
+        Each item of a map, and each ``submit`` to whichever worker is free, has a stream of its own. It depends on the pool's
+        seed, the number of the call and the item's index, and not on the workers. Elsewhere it is the worker's own stream,
+        different for every worker and generation.
         """
         key = self._locate_item()
         if key is None:
@@ -120,10 +121,21 @@ class Worker:
             self._item_rng = self._make_rng((_ITEM_STREAM, *key))
         return self._item_rng
 
+    def item_seed_words(self) -> Any:
+        """Return eight words for the global generators, from the first child of the stream of the item that runs."""
+        key = self._locate_item()
+        assert key is not None, "no item is running"
+        return self._seed_sequence((_ITEM_STREAM, *key, 0)).generate_state(8)
+
     def _make_rng(self, spawn_key: tuple[int, ...]) -> Any:
         import numpy
 
-        return numpy.random.default_rng(numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key))
+        return numpy.random.default_rng(self._seed_sequence(spawn_key))
+
+    def _seed_sequence(self, spawn_key: tuple[int, ...]) -> Any:
+        import numpy
+
+        return numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key)
 
     def __repr__(self) -> str:
         return (

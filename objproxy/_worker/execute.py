@@ -10,8 +10,10 @@ from types import GeneratorType
 from typing import Any
 
 from objproxy._worker.context import Worker
+from objproxy._worker.items import Rows
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
 from objproxy._worker.plane import forget_shared
+from objproxy._worker.seeding import ItemStreams
 from objproxy._worker.wire import Operation, dumps
 
 
@@ -38,11 +40,14 @@ class Host:
         The user's object.
     worker : Worker
         Whose it is.
+    item_streams : ItemStreams or None
+        Seeds the global generators for each item of a fan-out; None without a seed.
     """
 
-    def __init__(self, instance: Any, worker: Worker) -> None:
+    def __init__(self, instance: Any, worker: Worker, item_streams: ItemStreams | None = None) -> None:
         self.instance = instance
         self.worker = worker
+        self.item_streams = item_streams
         self.n_done = 0  # items of the running "map" that are done, where there is no journal to tell
         self._streams: dict[int, Iterator[Any]] = {}
         self._stream_numbers = itertools.count()
@@ -59,9 +64,10 @@ class Host:
         """Return an iterator that makes the calls of a "map"; it goes on after an item that raised."""
         method = getattr(self.instance, operation.name)
         if operation.kwargs:
-            n_args = len(operation.args) - len(operation.kwargs)
-            method = partial(_call_with_names, method, n_args, operation.kwargs)
-        return map(method, *operation.args)
+            method = partial(_call_with_names, method, operation.kwargs)
+        if self.item_streams is not None:
+            method = partial(_call_seeded, self.item_streams.seed_item, method)
+        return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
         """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised."""
@@ -133,5 +139,11 @@ class Host:
         return dumps(self.instance)
 
 
-def _call_with_names(method: Callable[..., Any], n_args: int, names: tuple[str, ...], *values: Any) -> Any:
+def _call_seeded(seed_item: Callable[[], None], method: Callable[..., Any], *values: Any) -> Any:
+    seed_item()
+    return method(*values)
+
+
+def _call_with_names(method: Callable[..., Any], names: tuple[str, ...], *values: Any) -> Any:
+    n_args = len(values) - len(names)
     return method(*values[:n_args], **dict(zip(names, values[n_args:], strict=True)))

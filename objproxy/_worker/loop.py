@@ -20,6 +20,7 @@ from objproxy._worker.loans import Part, unpack_parts
 from objproxy._worker.outcome import encode_error, explain_result
 from objproxy._worker.parcel import Parcel
 from objproxy._worker.plane import WorkerPlane
+from objproxy._worker.seeding import ItemStreams
 
 
 class WorkerLoop:
@@ -94,6 +95,8 @@ class WorkerLoop:
         self._journal.begin_items()
         del body  # may be large, and the call may take long
         self._item_base = (call_number, start) if call_number else None
+        if self._host.item_streams is not None:
+            self._choose_streams(self._host.item_streams, operation.verb)
         if operation.verb == "map":
             self._chunks.run(seq, operation, count)
         else:
@@ -101,6 +104,15 @@ class WorkerLoop:
             del operation  # its arrays are given back before the answer can lead to the next call
             self._answer(seq, began, lane, data)
         self._item_base = None
+
+    def _choose_streams(self, streams: ItemStreams, verb: str) -> None:
+        """Have the global generators be the worker's own, or ready for items; those of a map are seeded one by one."""
+        if self._item_base is None:
+            streams.leave()
+            return
+        streams.enter()
+        if verb != "map":
+            streams.seed_item()
 
     def _answer(self, seq: int, began: float, lane: int, data: bytes | Parcel, count: int = 1) -> None:
         head = wire.REPLY_HEAD.pack(seq, True, int((time.perf_counter() - began) * 1e9))

@@ -119,6 +119,16 @@ class Mapping(mmap.mmap):
     """A mapped segment. Arrays that lie in it keep it alive; `on_gone` is called when the last of them is gone."""
 
     on_gone: Callable[[], object] | None = None
+    again: Callable[[], Mapping] | None = None  # maps the same segment once more
+
+    def copy(self) -> Any:
+        """Return a copy of a copy-on-write mapping that nobody has written to: one more of the same segment, if possible."""
+        if self.again is not None and self.on_gone is not None:
+            with contextlib.suppress(OSError):  # as many mappings as the system allows, or the segment's file was removed
+                mapping = self.again()
+                mapping.on_gone = _Keep(self)
+                return mapping
+        return bytearray(self)
 
     def __del__(self) -> None:
         on_gone, self.on_gone = self.on_gone, None
@@ -135,6 +145,19 @@ class Mapping(mmap.mmap):
         on_gone, self.on_gone = self.on_gone, None
         if on_gone is not None:
             on_gone()
+
+
+class _Keep:
+    """Keeps a mapping, and with it the loan of its segment."""
+
+    __slots__ = ("_mapping",)
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+
+    def __call__(self) -> None:
+        """Let go."""
+        del self._mapping
 
 
 #: Mappings that could not be made; they are never given back.

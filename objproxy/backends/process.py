@@ -37,8 +37,9 @@ from objproxy._worker import platform, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
 from objproxy._worker.descriptors import make_pipe, make_socket_pair
+from objproxy._worker.items import pack_operation
 from objproxy._worker.outcome import decode_error
-from objproxy._worker.parcel import Parcel, pack, pack_operation
+from objproxy._worker.parcel import Parcel, pack
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.debugging import DebugDesk
