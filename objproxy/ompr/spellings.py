@@ -21,6 +21,9 @@ NEWEST = {
     "loglevel": "loglevel_subproc",
 }
 
+#: Spelling -> an option that it turns on. With `report_delay` came a logger that shows the reports; `report_interval` has none.
+TURNS_ON = {"report_delay": "shows_reports"}
+
 
 def accept_older_spellings(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function be called with names of older generations; two spellings of one parameter are a ``TypeError``."""
@@ -36,6 +39,8 @@ def accept_older_spellings(function: Callable[P, R]) -> Callable[P, R]:
                 raise TypeError(f"{target!r} was given twice, as {name!r} and as {given[target]!r}; give one of them")
             given[target] = name
             newest[target] = value
+            if name in TURNS_ON:
+                newest.setdefault(TURNS_ON[name], True)
         return function(*args, **newest)
 
     return translated
