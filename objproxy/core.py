@@ -133,6 +133,18 @@ class PoolCore:
         self.driver.close(timeout)
         self.recipe.forget()
 
+    def join(self) -> None:
+        """Wait for the end of a pool that is being closed, in another thread perhaps.
+
+        Raises
+        ------
+        ValueError
+            The pool is not being closed.
+        """
+        if self.driver.state.phase in ("starting", "open"):
+            raise ValueError("the pool is still running; call close() or kill() before join()")
+        self.close(None)
+
     def kill(self) -> None:
         """End now."""
         self._finalizer.detach()

@@ -289,6 +289,7 @@ class _RichBar:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                TaskProgressColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
@@ -297,16 +298,19 @@ class _RichBar:
             raise ImportError("progress_bar='rich' needs rich: pip install 'objproxy[progress]'") from exc
 
         self._leave = options.get("leave", True)
-        self._n_unshown = 0
-        self._shown_at = time.monotonic()
+        self._unit = options.get("unit", "it")
+        self._n_shown = self._n_unshown = 0
+        self._began = self._shown_at = time.monotonic()
         with _RichBar._lock:
             if _RichBar._display is None:
                 columns = (
                     TextColumn("{task.description}"),
                     BarColumn(),
+                    TaskProgressColumn(),
                     MofNCompleteColumn(),
                     TimeElapsedColumn(),
                     TimeRemainingColumn(),
+                    TextColumn("{task.fields[rate]}"),
                     TextColumn("{task.fields[report]}"),
                 )
                 _RichBar._display = Progress(*columns, console=Console(stderr=True))
@@ -315,7 +319,7 @@ class _RichBar:
             _RichBar._n_bars += 1
         description = str(options.get("desc") or "")
         visible = not options.get("disable", False)
-        self._task = self._progress.add_task(description, total=options["total"], visible=visible, report="")
+        self._task = self._progress.add_task(description, total=options["total"], visible=visible, rate="", report="")
 
     def update(self, n_items: int) -> None:
         """Note that more is done; `rich` itself is told ten times a second, since it takes 20 us to listen."""
@@ -326,6 +330,9 @@ class _RichBar:
             self._shown_at = now
 
     def _show(self) -> None:
+        self._n_shown += self._n_unshown
+        rate = f"{self._n_shown / max(time.monotonic() - self._began, 1e-6):.1f} {self._unit}/s"
+        self._progress.update(self._task, rate=rate)
         self._progress.advance(self._task, self._n_unshown)
         self._n_unshown = 0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from objproxy import backends
 from objproxy._checks import check_count, check_seconds
 from objproxy._worker import lineage
+from objproxy.errors import PoolBrokenError, PoolClosedError
 
 if TYPE_CHECKING:
     from objproxy.core import PoolCore
@@ -241,7 +242,8 @@ class ProxyPool(Generic[T]):
 
         Notes
         -----
-        Closing twice is harmless. Using the pool afterwards raises `PoolClosedError`.
+        Closing twice is harmless. Using the pool afterwards raises `PoolClosedError`. ``join()`` after it, a habit from
+        `multiprocessing.Pool`, finds nothing left to wait for; a class that has a ``join`` itself keeps its own.
         """
         self._core.close(timeout)
 
@@ -389,7 +391,19 @@ class ProxyPool(Generic[T]):
         """Return a method of the instances, or what they hold under this name."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} is not reached through it")
+        if name == "join":
+            return self._find_join()
         return self._names.find(name)
+
+    def _find_join(self) -> Any:
+        """Return what the class has under this name; if it has nothing, the wait that belongs to ``close()`` elsewhere.
+
+        It is no name of the pool's own, since classes have it: ``str``, queues, threads.
+        """
+        try:
+            return self._names.find("join")
+        except (AttributeError, PoolBrokenError, PoolClosedError):
+            return self._core.join
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a data attribute on every instance; ``pool.n += 1`` applies the operator to what each instance holds."""

@@ -392,6 +392,29 @@ def test_a_runner_reports_on_its_progress(caplog: pytest.LogCaptureFixture, gate
 
 
 @pytest.mark.parametrize(
+    ("options", "is_seen"),
+    [
+        ({"report_delay": 0.02}, True),
+        ({"report_delay": 0.02, "logger": logging.getLogger("mine")}, False),
+        ({"report_delay": 0.02, "loglevel": logging.WARNING}, False),
+        ({"report_interval": 0.02}, False),
+    ],
+)
+def test_reports_that_report_delay_asks_for_need_no_logging(
+    capsys: pytest.CaptureFixture[str], gates: Any, options: dict[str, Any], is_seen: bool
+) -> None:
+    gate = gates("gate")
+    with OMPRunner(Worker, devices=[None], **options) as runner:
+        runner.process([{"x": 0}, {"x": 1, "do": "wait", "gate": gate}])
+        reporter = runner._reporter
+        assert reporter is not None
+        poll_until(lambda: reporter.n_lines > 0)
+        gate.open()
+        runner.get_all_results()
+    assert ("objproxy.ompr: progress: " in capsys.readouterr().err) is is_seen
+
+
+@pytest.mark.parametrize(
     ("speed", "left"), [(2.0, "about 45 s left"), (0.5, "about 3.0 min left"), (0.01, "about 2.5 h left"), (0.0, None)]
 )
 def test_a_report_tells_share_speed_queue_estimate_and_memory(speed: float, left: str | None) -> None:

@@ -23,7 +23,7 @@ from objproxy import (
 )
 from objproxy.devices import resolve_devices
 from objproxy.ompr.helpers import OMPRException
-from objproxy.ompr.report import Progress, Reporter
+from objproxy.ompr.report import Progress, Reporter, is_shown, show
 from objproxy.ompr.spellings import accept_older_spellings
 from objproxy.ompr.worker import Host, RunningWorker
 
@@ -84,6 +84,9 @@ class OMPRunner:
         Name of the pool, for logs and errors.
     logger : logging.Logger or None
         Where the runner logs; default: the logger "objproxy.ompr".
+    shows_reports : bool
+        Write the reports to the standard error if no handler is set up that would show them. ``report_delay=`` turns it on, as
+        in the generations of OMPR that have it, unless a `logger` is given.
     pool_options : mapping or None
         Further options of `objproxy.ProxyPool`: ``start_method`` (default here: "fork-if-safe", as quick as OMPR's own forks),
         ``seed``, ``init_timeout``, ``max_rss``, ...
@@ -140,12 +143,14 @@ class OMPRunner:
         max_results_kept: int | None = None,
         name: str | None = None,
         logger: logging.Logger | None = None,
+        shows_reports: bool = False,
         pool_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_class(rww_class)
         interval = _interval(report_interval, loglevel_subproc)
         self._logger = logger or logging.getLogger("objproxy.ompr")
         self._log_level = loglevel_subproc
+        self._shows_reports = shows_reports and logger is None
         self._logs_failures = log_rww_exception or loglevel_subproc < logging.INFO
         self._raises_failures = raise_rww_exception
         self._attempts = 1 + max_reruns if rerun_crashed else 1
@@ -175,7 +180,7 @@ class OMPRunner:
             self._pool.kill()
             raise
         if interval is not None:
-            self._reporter = Reporter(self._look, interval, self._log)
+            self._reporter = Reporter(self._look, interval, self._report)
 
     # ---- tasks and results -------------------------------------------------------------------------------------------
 
@@ -310,6 +315,12 @@ class OMPRunner:
             sizes = []
         stream = self._stream
         return Progress(stream.n_put, stream.n_done, stream.n_queued, sum(sizes) if sizes else None)
+
+    def _report(self, level: int, text: str) -> None:
+        if self._shows_reports and level >= self._log_level and not is_shown(self._logger, level):
+            show(text)
+        else:
+            self._log(level, text)
 
     def _log(self, level: int, text: str) -> None:
         if level >= self._log_level:

@@ -69,6 +69,8 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "loglevel_worker": lambda value: value is None or _is_number(value),
     "loglevel_subproc": _is_number,
 }
+#: Spelling -> an option that it turns on. With `report_delay` came a logger that shows the reports; `report_interval` has none.
+TURNS_ON = {"report_delay": "shows_reports"}
 
 
 def accept_older_spellings(function: Callable[P, R]) -> Callable[P, R]:
@@ -89,6 +91,8 @@ def accept_older_spellings(function: Callable[P, R]) -> Callable[P, R]:
                 raise TypeError(f"{target!r} was given twice, as {name!r} and as {places[target]!r}; give one of them")
             places[target] = name
             newest[target] = value
+            if name in TURNS_ON:
+                newest.setdefault(TURNS_ON[name], True)
         check_flags(newest)
         return function(*args[:_N_COMMON], **newest)  # type: ignore[arg-type]  # the same arguments in another form
 

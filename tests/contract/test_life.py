@@ -25,6 +25,7 @@ from targets import (
     Model,
     Named,
     Unsnappable,
+    make_text,
     poll_until,
 )
 from ways import MakePool, Way
@@ -145,6 +146,27 @@ def test_another_thread_may_kill_the_pool_under_a_call(make_pool: MakePool, gate
     with pytest.raises(PoolClosedError):
         pool.report_and_wait(started, gate)
     thread.join(PATIENCE_SECONDS)
+
+
+def test_join_waits_for_the_end_of_a_pool(make_pool: MakePool) -> None:
+    """A habit from `multiprocessing.Pool`."""
+    pool = make_pool()
+    with pytest.raises(ValueError, match=r"still running; call close\(\)"):
+        pool.join()
+    pool.close()
+    assert pool.join() is None
+    killed = make_pool()
+    killed.kill()
+    assert killed.join() is None
+
+
+def test_a_class_that_has_join_keeps_its_own(way: Way) -> None:
+    with ProxyPool(str, worker_count=2, init_args=("-",), **way.options) as pool:
+        assert pool.join("ab").tolist() == ["a-b", "a-b"]
+        with pytest.raises(AttributeError):
+            _ = pool.remote.joint
+    with ProxyPool(make_text, worker_count=1, **way.options) as made:
+        assert made.join("ab").tolist() == ["a-b"]
 
 
 def test_a_pool_that_is_forgotten_is_ended_with_a_warning(way: Way) -> None:
