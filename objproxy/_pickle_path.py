@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from objproxy._worker.outcome import type_name
 from objproxy._worker.parcel import pack
 from objproxy._worker.wire import Operation
+from objproxy.handling import repr_of, type_name
 
 #: The search gives up after this time and names the deepest place it has found.
 _SEARCH_SECONDS = 1.0
@@ -59,7 +59,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the parts of a value with the step that leads to each."""
     if isinstance(value, dict):
         for key, part in list(value.items()):
-            yield f"[{key!r}]", part
+            yield f"[{repr_of(key)}]", part
     elif isinstance(value, (list, tuple, set, frozenset)):
         for index, part in enumerate(value):
             yield f"[{index}]", part

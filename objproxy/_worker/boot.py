@@ -168,6 +168,6 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
 def own_attributes(instance: Any) -> tuple[str, ...]:
     """Return the public names that the object itself holds, as far as it lets one look."""
     try:
-        return tuple(name for name in vars(instance) if not name.startswith("_"))
-    except TypeError:
+        return tuple(name for name in vars(instance) if type(name) is str and not name.startswith("_"))
+    except Exception:
         return ()
