@@ -97,7 +97,10 @@ class _Rebuilt:
         maker, args, *state = reduced
         if maker is not type(error):  # its class knows better
             raise TypeError("it has its own way of being pickled")
-        names = copyreg._slotnames(maker)  # type: ignore[attr-defined]
+        if maker.__getstate__ is not object.__getstate__:  # `BaseException.__reduce__` does not call it
+            state, names = [error.__getstate__()], []
+        else:
+            names = copyreg._slotnames(maker)  # type: ignore[attr-defined]
         slots = {name: getattr(error, name) for name in names if hasattr(error, name)}
         self._parts = (maker, args, state[0] if state else None, slots)
 
@@ -105,13 +108,11 @@ class _Rebuilt:
         return _rebuild, self._parts
 
 
-def _rebuild(
-    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None, slots: dict[str, Any]
-) -> BaseException:
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: Any, slots: dict[str, Any]) -> BaseException:
     """Make an exception without its constructor, and without the assignments that a frozen class refuses."""
     error = kind.__new__(kind, *args)
     BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
-    if kind.__setstate__ is not BaseException.__setstate__:
+    if state is not None and kind.__setstate__ is not BaseException.__setstate__:
         error.__setstate__(state)
     elif state:
         error.__dict__.update(state)
