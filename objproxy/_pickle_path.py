@@ -14,9 +14,9 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from objproxy._worker.code_values import named_values
-from objproxy._worker.outcome import type_name
 from objproxy._worker.parcel import pack
 from objproxy._worker.wire import Operation
+from objproxy.handling import repr_of, type_name
 
 #: The search gives up after this time and names the place that it has come to.
 _SEARCH_SECONDS = 1.0
@@ -108,7 +108,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a container holds, with the step that leads to each."""
     if isinstance(value, dict):
         for key, part in list(value.items()):
-            yield f"[{key!r}]", part
+            yield f"[{repr_of(key)}]", part
     elif isinstance(value, (list, tuple, set, frozenset)):
         names: Any = getattr(value, "_fields", None)  # of a named tuple
         for index, part in enumerate(value):

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from objproxy import handling
+from objproxy._engine import stacks
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
@@ -245,7 +247,7 @@ class PoolCore:
         if options.on_error == "raise":
             error = errors.pop(failing[0])
             for worker_id, other in errors.items():
-                error.add_note(f"worker {worker_id} failed too: {type(other).__name__}: {other}")
+                handling.add_note(error, f"worker {worker_id} failed too: {handling.describe(other)}")
             raise error
         return self._with_errors(outcomes, name, options)
 
@@ -268,16 +270,14 @@ class PoolCore:
 
     def with_note(self, error: BaseException, name: str, item: int | None, worker_id: int | None) -> BaseException:
         """Add to a user's error where it happened; errors of our own say it themselves."""
-        if not isinstance(error, ObjProxyError):
+        if not handling.is_a(error, ObjProxyError):
             where = (
                 ""
                 if worker_id is None
                 else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
             )
             which = "" if item is None else f", item {item}"
-            note = f"raised{where} by method {name!r}{which}"
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+            handling.add_note(error, f"raised{where} by method {name!r}{which}")
         if self.failure_watch is not None:
             self.failure_watch.note_failure(error, name, item, worker_id)
         return error
@@ -302,8 +302,8 @@ class PoolCore:
 
     def dump_stacks(self, timeout: float) -> dict[int, str]:
         """Return where the threads of each worker stand; for one that does not tell, what its process does."""
-        stacks = self.driver.ask_for_stacks(self.backend.now() + timeout)
-        return {worker_id: stack or self._describe_silence(worker_id) for worker_id, stack in stacks.items()}
+        found = stacks.collect(self.driver, self.backend.now() + timeout)
+        return {worker_id: stack or self._describe_silence(worker_id) for worker_id, stack in found.items()}
 
     def _describe_silence(self, worker_id: int) -> str:
         pid = self.backend.info(worker_id).pid

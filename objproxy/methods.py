@@ -15,6 +15,7 @@ from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
 from objproxy.errors import ArgumentPickleError
+from objproxy.handling import is_a
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
 from objproxy.progress import Progress
 from objproxy.results import shape_results
@@ -226,7 +227,7 @@ class PoolMethod(_Method):
                 return SKIP
             if options.on_error == "return":
                 return error
-            if isinstance(error, StopIteration):
+            if is_a(error, StopIteration):
                 raise RuntimeError(f"item {index} of {self._info.name!r} raised StopIteration") from error
             raise error
 
@@ -293,11 +294,7 @@ class PoolMethod(_Method):
             if callable(on_error):
                 return on_error(index, item, error)
             if answer == "raise":
-                raise (
-                    RuntimeError(f"item {index} of {name!r} raised StopIteration")
-                    if isinstance(error, StopIteration)
-                    else error
-                )
+                raise (RuntimeError(f"item {index} of {name!r} raised StopIteration") if is_a(error, StopIteration) else error)
             return SKIP if answer == "skip" else error
 
         run = core.verbs.stream(

@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-import traceback
 import weakref
 from collections import Counter, deque
 from typing import Any, Self
 
 from objproxy import core as _core
+from objproxy import handling
 from objproxy._engine.messages import Batch
 from objproxy._engine.state import PoolState
 from objproxy.backends.base import Backend
@@ -252,7 +252,7 @@ class _Watch(Watcher):
         if len(self._failures) < _N_FAILURES:  # until the next look; texts take time
             text, lines = _describe(error)
             self._failures.append(
-                FailureView(self._n_failed, time.time(), method, item, worker_id, type(error).__name__, text, lines)
+                FailureView(self._n_failed, time.time(), method, item, worker_id, handling.short_name(error), text, lines)
             )
 
     def closed(self) -> None:
@@ -325,12 +325,8 @@ def _age(core: PoolCore) -> float:
 
 
 def _describe(error: BaseException) -> tuple[str, str]:
-    """Return the text of an error and its traceback; `traceback` copes with what a ``__str__`` of the user's raises."""
-    try:
-        text = str(error)
-        lines = "".join(traceback.format_exception(error))
-    except Exception as exc:
-        text = lines = f"(cannot be shown: {type(exc).__name__})"
+    """Return the text of an error and its traceback."""
+    text, lines = handling.text_of(error), handling.format_error(error)
     return _cut(text, _MAX_TEXT), lines if len(lines) <= _MAX_TRACEBACK else "…" + lines[-_MAX_TRACEBACK:]
 
 

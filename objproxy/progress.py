@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from objproxy.handling import is_a, short_name
+
 __all__ = ["CallCount", "Progress", "STYLES"]  # noqa: RUF022
 
 #: Names of the ways to draw a bar.
@@ -151,7 +153,7 @@ class Progress:
 
     def count(self, ended: float | None = None, error: BaseException | None = None) -> CallCount:
         """Return how far the call is that this counts for."""
-        kind = type(error).__name__ if error is not None else ""
+        kind = short_name(error) if error is not None else ""
         return CallCount(self._number, self._description, self.n_done, self._total, self._began, ended, kind)
 
     def close(self, error: BaseException | None = None) -> None:
@@ -161,7 +163,7 @@ class Progress:
         bar, self._bar = self._bar, None
         if bar is not None:
             if error is not None:
-                what = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {type(error).__name__}"
+                what = "interrupted" if is_a(error, KeyboardInterrupt) else f"failed: {short_name(error)}"
                 bar.set_description_str(what, refresh=False)
             bar.close()
 

@@ -16,6 +16,7 @@ from objproxy._worker.context import worker_spawn_key
 from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
+from objproxy.handling import describe
 from objproxy.signatures import ClassInfo
 
 _N_SEED_WORDS = 8
@@ -231,7 +232,7 @@ def _pack(pack: Callable[[Any], Any], name: str, value: Any, what: str) -> Any:
     except SharedMemoryFullError:
         raise
     except Exception as exc:
-        raise ArgumentPickleError(name, find_culprit(value, what), f"{type(exc).__name__}: {exc}") from exc
+        raise ArgumentPickleError(name, find_culprit(value, what), describe(exc)) from exc
 
 
 def _log_levels() -> dict[str, int]:

@@ -13,6 +13,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch, Event
 from objproxy.backends.base import WorkerInfo
 from objproxy.backends.watched import Watcher
+from objproxy.handling import repr_of
 from objproxy.insights import MethodTotal, SlowItem, Span
 
 #: Spans that are kept; older ones go.
@@ -168,7 +169,5 @@ def describe_arguments(batch: Any) -> str:
         values = values[:n_args]
     else:
         values, pairs = list(operation.args), list(operation.kwargs.items())
-    try:
-        return ", ".join([*map(_text.repr, values), *(f"{name}={_text.repr(value)}" for name, value in pairs)])
-    except Exception as exc:  # a __repr__ of the user's that raises
-        return f"(cannot be shown: {type(exc).__name__})"
+    named = [f"{name}={repr_of(value, _text.repr)}" for name, value in pairs]
+    return ", ".join([*(repr_of(value, _text.repr) for value in values), *named])

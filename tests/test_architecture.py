@@ -41,10 +41,23 @@ LATE_IMPORTS = {
 
 #: Rooms whose modules may only import the rooms listed.
 ALLOWED = {
-    "objproxy._worker": ("objproxy._worker", "objproxy.errors"),
+    "objproxy._worker": ("objproxy._worker", "objproxy.errors", "objproxy.handling"),
     "objproxy.errors": (),
-    "objproxy._engine": ("objproxy._engine", "objproxy._worker", "objproxy.errors", "objproxy.backends.base"),
-    "objproxy.backends": ("objproxy.backends", "objproxy._engine", "objproxy._worker", "objproxy.errors"),
+    "objproxy.handling": (),
+    "objproxy._engine": (
+        "objproxy._engine",
+        "objproxy._worker",
+        "objproxy.errors",
+        "objproxy.handling",
+        "objproxy.backends.base",
+    ),
+    "objproxy.backends": (
+        "objproxy.backends",
+        "objproxy._engine",
+        "objproxy._worker",
+        "objproxy.errors",
+        "objproxy.handling",
+    ),
 }
 
 #: Rooms that speak another library's language, and the modules whose names they may use.
@@ -53,6 +66,7 @@ PUBLIC = (
     "objproxy",
     "objproxy.dashboard",
     "objproxy.devices",
+    "objproxy.handling",
     "objproxy.insights",
     "objproxy.observing",
     "objproxy.progress",

@@ -36,10 +36,9 @@ from objproxy._engine.interrupts import held, pass_on, waiting
 from objproxy._engine.messages import Batch
 from objproxy._engine.pump import Pump
 from objproxy._engine.state import PoolState
-from objproxy._engine.watch import LOOK_SECONDS
-from objproxy._engine.workers import WorkerRecord
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
+from objproxy.handling import text_of
 
 _logger = logging.getLogger("objproxy")
 
@@ -104,7 +103,7 @@ class Driver:
         if self.state.phase == "open":
             return
         if self.state.failure is not None and not isinstance(self.state.failure, PoolClosedError):
-            raise PoolBrokenError(f"the pool is broken: {self.state.failure}") from self.state.failure
+            raise PoolBrokenError(f"the pool is broken: {text_of(self.state.failure)}") from self.state.failure
         raise PoolClosedError("the pool is closed; make a new one")
 
     @held
@@ -251,27 +250,11 @@ class Driver:
         self._after_feeding()
 
     @held
-    def ask_for_stacks(self, deadline: float) -> dict[int, str]:
-        """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
-        self.check_usable()
+    def ask_for_stacks(self, worker_ids: Sequence[int]) -> None:
+        """Have workers tell where their threads stand; see `stacks.collect`."""
         with self._lock:
-            before = {record: record.n_stacks for record in self.state.workers.values()}
-
-        def has_told(record: WorkerRecord) -> bool:
-            return record.n_stacks > before[record]
-
-        def silent() -> list[int]:
-            over = ("gone", "quarantined")
-            return [record.worker_id for record in before if not has_told(record) and record.phase not in over]
-
-        while worker_ids := silent():
-            with self._lock:
-                self._feed(m.StacksAsked(worker_ids))
-            self.backend.wake()
-            self.wait_until(lambda: not silent(), min(deadline, self._now() + LOOK_SECONDS))
-            if self._now() >= deadline:
-                break
-        return {record.worker_id: record.stack if has_told(record) else "" for record in before}
+            self._feed(m.StacksAsked(worker_ids))
+        self.backend.wake()
 
     @held
     def close(self, timeout: float | None = None) -> None:

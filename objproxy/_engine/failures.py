@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from objproxy import handling
 from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch
 from objproxy._engine.workers import WorkerRecord
@@ -13,6 +14,7 @@ from objproxy.errors import (
     PoolBrokenError,
     PoolClosedError,
     RemoteError,
+    RemoteTraceback,
     SharedMemoryFullError,
     WorkerDiedError,
     WorkerInitError,
@@ -25,9 +27,9 @@ MakeError = Callable[[int], BaseException]
 
 def argument(method: str, find_path: Callable[[], str], cause: Exception, item: int | None = None) -> BaseException:
     """Return the error for arguments that cannot be sent, because of `cause`; lack of memory is told as it is."""
-    if isinstance(cause, SharedMemoryFullError):
+    if handling.is_a(cause, SharedMemoryFullError):
         return cause
-    error = ArgumentPickleError(method, find_path(), f"{type(cause).__name__}: {cause}", item)
+    error = ArgumentPickleError(method, find_path(), handling.describe(cause), item)
     error.__cause__ = cause
     return error
 
@@ -56,6 +58,16 @@ def death_in_constructor(event: m.Died, device: str | None) -> WorkerInitError:
     """Return the error for a worker that died while it built its object."""
     reason = event.detail or f"its process {describe_exit(event.exitcode)} in the constructor"
     return WorkerInitError(event.worker_id, reason, device=device, exitcode=event.exitcode, remote_traceback=event.trace)
+
+
+def raised_in_constructor(worker_id: int, cause: BaseException, device: str | None) -> WorkerInitError:
+    """Return the error for a constructor that raised `cause`, which has the worker's traceback as its own cause."""
+    trace = handling.cause_of(cause)
+    text = trace.text if isinstance(trace, RemoteTraceback) else ""
+    reason = f"its constructor raised {handling.describe(cause)}"
+    error = WorkerInitError(worker_id, reason, device=device, remote_traceback=text)
+    error.__cause__ = cause
+    return error
 
 
 def gone_worker(worker_id: int | None) -> MakeError:
@@ -96,7 +108,7 @@ def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
             return PoolClosedError("the pool is closed; make a new one")
         if not is_broken:
             return type(failure)(*failure.args)
-        error = PoolBrokenError(f"the pool is broken: {failure}")
+        error = PoolBrokenError(f"the pool is broken: {handling.text_of(failure)}")
         error.__cause__ = failure
         return error
 

@@ -61,8 +61,13 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result, or raise the error of the call; `timeout` in seconds."""
-        self._drive(timeout)
-        return super().result(timeout)
+        error = self.exception(timeout)  # the base class asks whether the error is true, and gives None if it is not
+        if error is None:
+            return self._result
+        try:
+            raise error
+        finally:
+            del error, self  # else its traceback and this frame keep each other alive
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the call, or None; `timeout` in seconds."""

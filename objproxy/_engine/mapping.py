@@ -160,6 +160,7 @@ def collect(run: MapRun, on_arrival: Callable[[Arrival], None]) -> list[Sequence
         Called with each `Arrival`; what it raises ends the map.
     """
     pieces: dict[int, Sequence[Any]] = {}
+    arrival: Arrival | None = None
     try:
         run.feed()
         while not run.is_finished:
@@ -168,15 +169,19 @@ def collect(run: MapRun, on_arrival: Callable[[Arrival], None]) -> list[Sequence
                 pieces[arrival.start] = arrival.outcomes
                 on_arrival(arrival)
             run.feed()
-    except Exception:
-        run.stop()
-        raise
-    except BaseException:  # the caller was interrupted: end what runs
-        run.stop(and_running=True)
+    except BaseException as exc:
+        # An exit or a Ctrl-C of the caller ends what runs. The error of a task does not, though it may be of the same type.
+        run.stop(and_running=not isinstance(exc, Exception) and not _is_of_task(exc, arrival))
         raise
     if run.source.error is not None:
         raise run.source.error
     return [pieces[start] for start in sorted(pieces)]
+
+
+def _is_of_task(error: BaseException, arrival: Arrival | None) -> bool:
+    """Whether `error` is that of a task whose outcome has just arrived."""
+    outcomes = () if arrival is None else arrival.outcomes
+    return any(type(outcome) is Failure and outcome.error is error for outcome in outcomes)
 
 
 class ResultIterator(Iterator[Any]):

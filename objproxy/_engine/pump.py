@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from objproxy.handling import log_error
+
 _logger = logging.getLogger("objproxy")
 
 #: The pump stays this long after the last future, so that a burst of short calls does not start a thread for each.
@@ -44,8 +46,8 @@ class Pump:
             self._wanted.clear()
             try:
                 self._turn()
-            except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
-                _logger.exception("turning the engine of a pool failed")
+            except BaseException as exc:  # also an exit of a hook or a callback of the user's: waiting futures need this thread
+                log_error(_logger, "turning the engine of a pool failed", exc)
             if self._is_needed() or self._wanted.wait(_LINGER_SECONDS):
                 continue
             with self._lock:

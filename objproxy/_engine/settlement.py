@@ -19,6 +19,7 @@ from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import TaskTimeoutError
+from objproxy.handling import matches
 
 
 class Settlement:
@@ -43,7 +44,7 @@ class Settlement:
     def may_retry(batch: Batch, error: BaseException) -> bool:
         """Whether the items of `batch`, having ended with `error`, are tried again."""
         rules = batch.rules
-        return batch.attempts <= rules.retries and isinstance(error, rules.retry_on) and not rules.is_dropped
+        return batch.attempts <= rules.retries and matches(error, rules.retry_on) and not rules.is_dropped
 
     def take_in(self, record: WorkerRecord, batch: Batch, outcomes: Sequence[Any], failed: Sequence[int]) -> None:
         """End the next items of a batch with what its worker answered, except those that are tried again."""

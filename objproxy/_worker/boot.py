@@ -153,6 +153,6 @@ def _load_snapshot(snapshot: bytes) -> Any:
 def own_attributes(instance: Any) -> tuple[str, ...]:
     """Return the public names that the object itself holds, as far as it lets one look."""
     try:
-        return tuple(name for name in vars(instance) if not name.startswith("_"))
-    except TypeError:
+        return tuple(name for name in vars(instance) if type(name) is str and not name.startswith("_"))
+    except Exception:
         return ()

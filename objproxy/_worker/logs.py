@@ -8,6 +8,10 @@ from typing import Any
 
 from objproxy._worker import wire
 from objproxy._worker.context import Worker, worker_of_thread
+from objproxy.handling import format_error, repr_of
+
+#: Types of the values of a record that travel as they are.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 #: Whether the factory of records has been wrapped; it stays so, since others may have wrapped it since.
 _is_tagging = False
@@ -33,12 +37,25 @@ class HomewardHandler(logging.Handler):
 
 def _portable(record: logging.LogRecord, worker: Worker) -> dict[str, Any]:
     """Return the record's fields with its text made, so that nothing in it needs the worker's modules."""
-    fields = dict(record.__dict__)
+    fields = {str(name): value for name, value in record.__dict__.items()}
     if record.exc_info:
-        fields["exc_text"] = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        fields["exc_text"] = record.exc_text or _format(record.exc_info)
     fields.update(msg=record.getMessage(), args=None, exc_info=None)
     fields.update(worker_id=worker.worker_id, device=str(worker.device or "cpu"), generation=worker.generation)
-    return {name: value if isinstance(value, (str, int, float, type(None))) else str(value) for name, value in fields.items()}
+    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: Any) -> str | int | float:
+    """Return a value that needs no class of the user's to be rebuilt."""
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, float) else repr_of(value, str)
+
+
+def _format(exc_info: Any) -> str:
+    """Return the traceback of what was logged, as `logging.Formatter` shows it."""
+    _kind, error, trace = exc_info
+    return format_error(error, trace).rstrip("\n") if error is not None else str(None)
 
 
 def tag_records() -> None:

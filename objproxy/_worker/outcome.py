@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
-import traceback
 from typing import Any
 
+from objproxy import handling
 from objproxy._worker.wire import dumps
 from objproxy.errors import RemoteError, RemoteTraceback, ResultPickleError, SharedMemoryFullError
 
@@ -19,7 +20,7 @@ class Failure:
         self.error = error
 
     def __repr__(self) -> str:
-        return f"Failure({self.error!r})"
+        return f"Failure({handling.repr_of(self.error)})"
 
 
 class StreamHandle:
@@ -44,15 +45,10 @@ class StreamHandle:
         return StreamHandle, (self.stream_id, self.worker_id, self.generation)
 
 
-def format_error(error: BaseException) -> str:
+def trace_text(error: BaseException) -> str:
     """Return the traceback of `error` as text, without the frame of the worker loop at its head."""
-    trace = error.__traceback__
-    if trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    try:
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as exc:  # the user's own __str__ or __repr__ may raise
-        return f"{type(error).__qualname__} (its traceback cannot be shown: {type(exc).__name__})"
+    trace = handling.traceback_of(error)
+    return handling.format_error(error, trace.tb_next if trace is not None else None)
 
 
 def encode_error(error: BaseException, text: str | None = None) -> bytes:
@@ -62,12 +58,13 @@ def encode_error(error: BaseException, text: str | None = None) -> bytes:
     The round trip is therefore made here, in the worker. What does not survive it because its constructor wants other
     arguments is rebuilt without calling that; anything else travels as a `RemoteError`.
     """
-    text = format_error(error) if text is None else text
+    text = trace_text(error) if text is None else text
+    kind, message = handling.type_name(error), handling.text_of(error)
     try:
         data = _pickle_surely(error)
     except BaseException:
-        data = dumps(RemoteError(type_name(error), _safe_text(error), text))
-    return dumps((data, text))
+        data = dumps(RemoteError(kind, message, text))
+    return dumps((data, text, kind, message))
 
 
 def _pickle_surely(error: BaseException) -> bytes:
@@ -80,9 +77,16 @@ def _pickle_surely(error: BaseException) -> bytes:
 
 def _pickle_and_try(error: BaseException | _Rebuilt) -> bytes:
     data = dumps(error)
-    if not isinstance(pickle.loads(data), BaseException):
-        raise TypeError("unpickling it gives something else than an exception")
+    _load_error(data)
     return data
+
+
+def _load_error(data: bytes) -> BaseException:
+    """Unpickle an exception; anything else raises TypeError."""
+    error = pickle.loads(data)
+    if not handling.is_a(error, BaseException):
+        raise TypeError(f"unpickling it gives no exception, but {handling.type_name(error)}")
+    return error  # type: ignore[no-any-return]
 
 
 class _Rebuilt:
@@ -93,28 +97,43 @@ class _Rebuilt:
         maker, args, *state = reduced
         if maker is not type(error):  # its class knows better
             raise TypeError("it has its own way of being pickled")
-        self._parts = (maker, args, state[0] if state else None)
+        if maker.__getstate__ is not object.__getstate__:  # `BaseException.__reduce__` does not call it
+            state, names = [error.__getstate__()], []
+        else:
+            names = copyreg._slotnames(maker)  # type: ignore[attr-defined]
+        slots = {name: getattr(error, name) for name in names if hasattr(error, name)}
+        self._parts = (maker, args, state[0] if state else None, slots)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, self._parts
 
 
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any] | None) -> BaseException:
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], state: Any, slots: dict[str, Any]) -> BaseException:
+    """Make an exception without its constructor, and without the assignments that a frozen class refuses."""
     error = kind.__new__(kind, *args)
-    error.args = args
-    error.__setstate__(state)
+    BaseException.args.__set__(error, args)  # type: ignore[attr-defined]
+    if state is not None and kind.__setstate__ is not BaseException.__setstate__:
+        error.__setstate__(state)
+    elif state:
+        error.__dict__.update(state)
+    for name, value in slots.items():
+        object.__setattr__(error, name, value)
     return error
 
 
 def decode_error(data: bytes | memoryview) -> BaseException:
-    """Rebuild what `encode_error` wrote, with the remote traceback as its cause."""
-    pickled, text = pickle.loads(data)
+    """Rebuild what `encode_error` wrote, with the remote traceback as its cause.
+
+    It could be rebuilt in the worker. Here it may fail all the same: a module that only the worker has, for instance. Then a
+    `RemoteError` stands for it, also where rebuilding it exits.
+    """
+    pickled, text, kind, message = pickle.loads(data)
     try:
-        error: BaseException = pickle.loads(pickled)
+        error = _load_error(pickled)
     except BaseException as exc:
-        # It could be rebuilt in the worker and cannot be here: a module that only the worker has, for instance.
-        error = RemoteError("unknown", f"the exception cannot be rebuilt here: {type(exc).__name__}: {exc}", text)
-    error.__cause__ = RemoteTraceback(text)
+        reason = f"{message} (the exception cannot be rebuilt here: {handling.describe(exc)})"
+        error = RemoteError(kind, reason, text)
+    handling.set_cause(error, RemoteTraceback(text))
     return error
 
 
@@ -123,26 +142,14 @@ def with_worker_trace(error: BaseException) -> BaseException:
 
     Its own traceback is cut off, so that an error that is raised again by the caller does not grow, or keep frames alive.
     """
-    if not isinstance(error.__cause__, RemoteTraceback):
-        error.__cause__ = RemoteTraceback(format_error(error))
-    return error.with_traceback(None)
+    if not handling.is_a(handling.cause_of(error), RemoteTraceback):
+        handling.set_cause(error, RemoteTraceback(trace_text(error)))
+    handling.set_traceback(error, None)
+    return error
 
 
 def explain_result(error: BaseException, worker_id: int, method: str, value: Any) -> BaseException:
     """Return the error of a result that could not be sent."""
-    if isinstance(error, SharedMemoryFullError):
+    if handling.is_a(error, SharedMemoryFullError):
         return error
-    return ResultPickleError(worker_id, method, type_name(value), str(error))
-
-
-def type_name(value: Any) -> str:
-    """Return the qualified name of the type of `value`."""
-    kind = type(value)
-    return f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__
-
-
-def _safe_text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(its text cannot be shown)"
+    return ResultPickleError(worker_id, method, handling.type_name(value), handling.text_of(error))

@@ -86,7 +86,7 @@ class Link:
         self.lane = lane
         self.reader = reader
         self.outgoing: deque[memoryview] = deque()  # what the channel had no room for
-        self.sent: deque[tuple[int, str]] = deque()  # batches not answered in full: (seq, method)
+        self.sent: deque[tuple[int, str, int]] = deque()  # batches not answered in full: (seq, method, number of items)
         self.received = 0  # items of the oldest of them that have arrived
         self.pid: int | None = None
         self.info = WorkerInfo()

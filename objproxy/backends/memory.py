@@ -8,6 +8,7 @@ import time
 import traceback
 from typing import Any
 
+from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.interrupts import user_code
 from objproxy._worker.boot import own_attributes
@@ -18,7 +19,9 @@ from objproxy._worker.outcome import Failure, with_worker_trace
 from objproxy._worker.parcel import resolve, resolvers
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
-from objproxy.errors import WorkerInitError
+from objproxy.handling import log_error
+
+_logger = logging.getLogger("objproxy")
 
 
 class MemoryWorker:
@@ -83,8 +86,8 @@ class MemoryWorker:
             try:
                 with user_code:
                     served.finish()
-            except BaseException:  # an exit or an interrupt too: the worker is as good as gone
-                logging.getLogger("objproxy").exception("the close() of the object of worker %d raised", self.worker_id)
+            except BaseException as exc:  # an exit or an interrupt too: the worker is as good as gone
+                log_error(_logger, "the close() of the object of worker %d raised", exc, self.worker_id)
         return m.Died(self.worker_id, self.generation, exitcode=0)
 
 
@@ -96,10 +99,7 @@ def stack_of(thread_id: int | None) -> str:
 
 def init_failed(worker_id: int, generation: int, error: BaseException, device: str | None) -> tuple[m.InitFailed, m.Died]:
     """Return the events that tell of a constructor that raised."""
-    with_worker_trace(error)
-    reason = f"its constructor raised {type(error).__name__}: {error}"
-    init_error = WorkerInitError(worker_id, reason, device=device, remote_traceback=str(error.__cause__ or ""))
-    init_error.__cause__ = error
+    init_error = failures.raised_in_constructor(worker_id, with_worker_trace(error), device)
     return m.InitFailed(worker_id, generation, init_error), m.Died(worker_id, generation, exitcode=1)
 
 

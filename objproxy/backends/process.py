@@ -31,6 +31,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
 from objproxy._worker import platform, wire
@@ -47,8 +48,8 @@ from objproxy.backends.links import Link
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
-from objproxy.backends.replies import decode_segments
-from objproxy.errors import WorkerInitError
+from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
+from objproxy.handling import describe
 
 
 class ProcessBackend:
@@ -176,7 +177,7 @@ class ProcessBackend:
             return  # dead: its last reply, which has led here, and its end were found together, and the end comes next
         rules = batch.rules
         head = wire.CALL_HEAD.pack(batch.seq, rules.call_number, batch.start, batch.count)
-        link.sent.append((batch.seq, rules.method))
+        link.sent.append((batch.seq, rules.method, batch.count))
         self._write_packed(link, wire.CALL, head, batch.payload.data)
 
     def _write_packed(self, link: Link, kind: int, head: bytes, data: bytes | Parcel) -> None:
@@ -297,7 +298,10 @@ class ProcessBackend:
         try:
             for kind, body in link.reader.read():
                 if kind == wire.REPLY:
-                    self._handle_reply(link, body)
+                    reply = take_reply(link, body)
+                    self._events.append(reply)
+                    if reply.is_last and self._desk.is_in_use:
+                        self._desk.leave(link.worker_id)  # its task has ended in the midst of a session
                 else:
                     self._handle_frame(link, kind, body)
         except BlockingIOError:
@@ -306,8 +310,12 @@ class ProcessBackend:
             link.detail = str(exc) if "protocol" in str(exc) else link.detail
             self._end_of_channel(link)
             return False
+        except (MemoryError, RecursionError) as exc:  # what was read is lost
+            link.detail = f"The program had no room to read what it sent ({describe(exc)})"
+            self._end_of_channel(link)
+            return False
         except Exception as exc:  # damaged bytes: whatever they do to the decoder, the worker cannot be trusted any more
-            link.detail = f"What it sent could not be understood ({type(exc).__name__}: {exc})"
+            link.detail = f"protocol error: what it sent could not be understood ({describe(exc)})"
             self._end_of_channel(link)
             return False
         return True
@@ -330,16 +338,20 @@ class ProcessBackend:
 
     def _handle_frame(self, link: Link, kind: int, body: bytes) -> None:
         if kind == wire.READY:
+            if link.info.pid is not None:
+                raise wire.ChannelClosedError("protocol error: it said a second time that it is ready")
             ready: Ready = pickle.loads(body)
             seconds = self.now() - link.started_at
             link.pid = ready.pid
             link.info = WorkerInfo(ready.pid, max(0.0, seconds - ready.init_seconds), ready.init_seconds, ready.attributes)
             self._events.append(m.Ready(link.worker_id, link.generation))
         elif kind == wire.INIT_FAILED:
-            self._events.append(m.InitFailed(link.worker_id, link.generation, self._init_error(link, body)))
+            device = self._recipe.device(link.worker_id)
+            cause, device_text = decode_error(body), str(device) if device is not None else None
+            error = failures.raised_in_constructor(link.worker_id, cause, device_text)
+            self._events.append(m.InitFailed(link.worker_id, link.generation, error))
         elif kind == wire.UNREADABLE:
-            link.sent.popleft()
-            self._events.append(m.Unreadable(link.worker_id, link.generation, *wire.UNREADABLE_BODY.unpack(body)))
+            self._events.append(take_unreadable(link, body))
         elif kind == wire.OUTGROWN:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
         elif kind == wire.PARTS:
@@ -349,40 +361,17 @@ class ProcessBackend:
         elif kind in (wire.DEBUG_OUT, wire.DEBUG_IN, wire.DEBUG_END):
             self._desk.serve(link.worker_id, kind, body, functools.partial(self._answer_debugger, link))
         elif kind == wire.LOG:
-            self._on_log(pickle.loads(body))
+            for record in load_message(body, link.worker_id):
+                self._on_log(record)
         elif kind == wire.PROGRESS:
-            self._on_progress(link.worker_id, *pickle.loads(body))
+            for report in load_message(body, link.worker_id):
+                self._on_progress(link.worker_id, *report)
         else:
             raise wire.ChannelClosedError(f"protocol error: unknown kind of frame {kind}")
 
     def _answer_debugger(self, link: Link, line: bytes) -> None:
         if not link.is_ended:
             link.write(wire.frame(wire.DEBUG_LINE, line), self._poller)
-
-    def _handle_reply(self, link: Link, body: bytes) -> None:
-        seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
-        method = link.sent[0][1]
-        outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method, link.lane.unpack)
-        if is_last:
-            link.sent.popleft()
-            link.received = 0
-            if self._desk.is_in_use:
-                self._desk.leave(link.worker_id)  # its task has ended in the midst of a session
-        else:
-            link.received += len(outcomes)
-        self._events.append(m.Replied(link.worker_id, link.generation, seq, outcomes, failed, is_last, nanoseconds / 1e9))
-
-    def _init_error(self, link: Link, body: bytes) -> WorkerInitError:
-        cause = decode_error(body)
-        device = self._recipe.device(link.worker_id)
-        error = WorkerInitError(
-            link.worker_id,
-            f"its constructor raised {type(cause).__name__}: {cause}",
-            device=str(device) if device is not None else None,
-            remote_traceback=getattr(cause.__cause__, "text", ""),
-        )
-        error.__cause__ = cause
-        return error
 
     # ---- the nursery ----------------------------------------------------------------------------------------------------
 
@@ -439,21 +428,7 @@ class ProcessBackend:
         link.read_evidence()
         detail, trace = link.detail or self._want_of_memory(exitcode), link.end_inspection(self._poller)
         died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=detail, trace=trace)
-        if not link.sent:
-            return died
-        seq, method = link.sent[0]
-        found = link.journal.recover(seq, link.received)
-        if found is None:
-            return died
-        segment, running = found
-        outcomes, failed = ((), ()) if segment is None else decode_segments(segment.packed(), 0, link.worker_id, method)
-        return died._replace(
-            recovered=outcomes,
-            failed=failed,
-            running=running,
-            started_seq=seq,
-            is_unpickling=link.journal.is_unpickling,
-        )
+        return recover(link, died)
 
     def _want_of_memory(self, exitcode: int) -> str:
         """Say that the kernel killed the worker for want of memory, if it has killed anything since this was last asked."""

@@ -7,6 +7,7 @@ finish what they run, and end.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,9 @@ from objproxy._engine import messages as m
 from objproxy._engine.interrupts import waiting
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
+from objproxy.handling import describe, log_error
+
+_logger = logging.getLogger("objproxy")
 
 
 class ThreadBackend(ByReference):
@@ -122,6 +126,13 @@ class _WorkerThread:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as exc:  # a defect: the pool must not wait for a thread that is gone
+            log_error(_logger, "the thread of worker %d failed", exc, self.worker.worker_id)
+            self._say(m.Died(self.worker.worker_id, self.worker.generation, exitcode=1, detail=describe(exc)))
+
+    def _serve(self) -> None:
         for event in self.worker.boot():
             self._say(event)
             if type(event) is m.Died:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
+from objproxy.handling import block
 from objproxy.insights import Insights
 from objproxy.mpire.checks import Functions, MapParams, PoolParams
 from objproxy.mpire.maps import MapRun
@@ -54,8 +54,8 @@ class Crew:
         """Return the same as MPIRE's users know it."""
         return {} if self._last is None or not self._params.enable_insights else self._last.insights_dict()
 
-    @contextlib.contextmanager
-    def running_map(self, name: str, functions: Functions, params: MapParams) -> Iterator[MapRun]:
+    @block
+    def running_map(self, name: str, functions: Functions, params: MapParams) -> Generator[MapRun, None, None]:
         """Have workers for a map in this block, and end them after it unless they are to stay.
 
         Left by an exception, the workers are ended at once: nothing of a failed map goes on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import heapq
 import inspect
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from objproxy import current_worker
+from objproxy.handling import add_note, is_a, pass_interrupt_on, short_name
 
 #: Slow tasks that a worker tells of.
 N_SLOWEST = 5
@@ -210,13 +210,12 @@ class Performer:
         """Add to an error where it happened, and with which arguments."""
         text = describe_arguments(item, "\n")
         note = f"Exception occurred in Worker-{self._worker_id} with the following arguments:\n{text}"
-        if isinstance(error, TypeError) and not _accepts(self._function, item):
+        if is_a(error, TypeError) and not _accepts(self._function, item):
             note += (
                 f"\nThe item is a {type(item).__name__}, so its parts were the arguments; for one argument that is such an "
                 "object give (item,), or see make_single_arguments"
             )
-        with contextlib.suppress(Exception):  # an error that takes no notes is raised without
-            error.add_note(note)
+        add_note(error, note)
 
 
 def call_with_item(function: Callable[..., Any], item: Any) -> Any:
@@ -244,7 +243,8 @@ def _accepts(function: Callable[..., Any], item: Any) -> bool:
         inspect.signature(function).bind(*item)
     except TypeError:
         return False
-    except Exception:  # it does not tell
+    except BaseException as exc:  # it does not tell
+        pass_interrupt_on(exc)
         return True
     return True
 
@@ -259,8 +259,9 @@ def describe_arguments(item: Any, separator: str = " | ") -> str:
         else:
             pairs = [(0, item)]
         return separator.join(f"Arg {name}: {_text.repr(value)}" for name, value in pairs)
-    except Exception as exc:  # a __repr__ of the user's that raises
-        return f"Arg 0: (cannot be shown: {type(exc).__name__})"
+    except BaseException as exc:  # whatever code of the user's raises here, it must not take the place of the task's error
+        pass_interrupt_on(exc)
+        return f"Arg 0: (cannot be shown: {short_name(exc)})"
 
 
 def _no_function(*_args: Any) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
+from objproxy.handling import block
 from objproxy.insights import Insights
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
@@ -108,7 +109,7 @@ class Session:
                 )
         except WorkerInitError as exc:
             self._forget()
-            raise exc.__cause__ or exc from None
+            raise exc if exc.__cause__ is None else exc.__cause__ from None
         except BaseException:
             self._forget()
             raise
@@ -195,8 +196,8 @@ class Session:
         limit = functions.task_timeout if self._is_thread else None
         return Task(functions.func, functions.worker_exit, self.lifespan, limit, self._is_timed)
 
-    @contextlib.contextmanager
-    def carrying(self, functions: Functions) -> Iterator[Any]:
+    @block
+    def carrying(self, functions: Functions) -> Generator[Any, None, None]:
         """Give what stands for a function in calls, as long as the block runs."""
         first = self.functions
         is_first = functions.func is first.func and functions.worker_exit is first.worker_exit

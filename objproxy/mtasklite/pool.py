@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
+from objproxy.handling import cause_of, is_a, set_traceback
 from objproxy.mtasklite.constants import (
     ArgumentError,
     ArgumentPassing,
@@ -216,16 +217,17 @@ class WorkerPoolResultGenerator(Iterator[Any]):
     def _settle(self, error: Exception | SystemExit) -> Exception:
         """Raise an error, or return it as a result."""
         try:
-            is_final = self._input.has_raised(error) or isinstance(error, (PoolBrokenError, PoolClosedError))
+            is_final = self._input.has_raised(error) or is_a(error, (PoolBrokenError, PoolClosedError))
             if not is_final and self.parent_obj.is_remote:
                 error = _clean(error)
             behaviour = self.parent_obj.exception_behavior
-            if is_final or isinstance(error, SystemExit) or behaviour == ExceptionBehaviour.IMMEDIATE:
+            if is_final or not is_a(error, Exception) or behaviour == ExceptionBehaviour.IMMEDIATE:
                 self.close()
                 raise error
+            settled = cast(Exception, error)
             if behaviour == ExceptionBehaviour.DEFERRED:
-                self._deferred.append(error)
-            return error
+                self._deferred.append(settled)
+            return settled
         finally:
             del error  # else it and this frame hold each other, and the workers, until garbage is collected
 
@@ -245,10 +247,12 @@ class WorkerPoolResultGenerator(Iterator[Any]):
 
 def _clean(error: Exception | SystemExit) -> Exception | SystemExit:
     """Return an error without the frames of the engine; ``sys.exit()`` in a worker shall not end this program."""
-    if isinstance(error, SystemExit) and isinstance(error.__cause__, RemoteTraceback):
-        cause, error = error.__cause__, RuntimeError(f"the worker called sys.exit({error.code!r})")
+    cause = cause_of(error)
+    if isinstance(error, SystemExit) and isinstance(cause, RemoteTraceback):
+        error = RuntimeError(f"the worker called sys.exit({error.code!r})")
         error.__cause__ = cause
-    return error.with_traceback(None)
+    set_traceback(error, None)
+    return error
 
 
 def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
@@ -262,8 +266,9 @@ def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
             warn_unclosed=False,
         )
     except WorkerInitError as exc:
-        if isinstance(exc.__cause__, Exception) and not isinstance(exc.__cause__, RemoteTraceback):
-            raise exc.__cause__ from exc.__cause__.__cause__
+        cause = exc.__cause__
+        if isinstance(cause, Exception) and not isinstance(cause, RemoteTraceback):
+            raise cause from cause_of(cause)
         raise
 
 

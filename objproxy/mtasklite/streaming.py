@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from objproxy.handling import set_traceback, traceback_of
 from objproxy.mtasklite.delayed_init import ShellObject
 
 #: Tiny items are pulled by the batch, so that sending them does not cost more than doing them. A batch is what the consumer
@@ -82,14 +83,14 @@ class Input:
         try:
             yield from self._items
         except Exception as exc:
-            self._error, self._frames = exc, exc.__traceback__
+            self._error, self._frames = exc, traceback_of(exc)
             raise
 
     def has_raised(self, error: BaseException) -> bool:
         """Whether an error is the input's own; if so, it is left with the frames of the input alone, and forgotten here."""
         if error is not self._error:
             return False
-        error.__traceback__ = self._frames
+        set_traceback(error, self._frames)
         self._error = self._frames = None
         return True
 

@@ -22,6 +22,7 @@ from objproxy import (
     preload,
 )
 from objproxy.devices import resolve_devices
+from objproxy.handling import describe, is_a
 from objproxy.ompr.helpers import OMPRException
 from objproxy.ompr.report import Progress, Reporter, is_shown, show
 from objproxy.ompr.spellings import accept_older_spellings
@@ -289,9 +290,9 @@ class OMPRunner:
         return exception
 
     def _describe(self, index: int, task: Any, error: BaseException) -> OMPRException:
-        is_unsent = isinstance(error, (ArgumentPickleError, PoolBrokenError, PoolClosedError))
+        is_unsent = is_a(error, (ArgumentPickleError, PoolBrokenError, PoolClosedError))
         attempts = error.attempts if isinstance(error, WorkerDiedError) else 0 if is_unsent else self._attempts
-        what = "RWW timeout" if isinstance(error, TaskTimeoutError) else f"{type(error).__name__}: {error}"
+        what = "RWW timeout" if is_a(error, TaskTimeoutError) else describe(error)
         times = f" (attempts: {attempts})" if attempts > 1 else ""
         exception = OMPRException(f"exception while processing task #{index}: {what}{times}", task=task, attempts=attempts)
         exception.__cause__ = error
