@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections import deque
@@ -15,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from objproxy import handling
-from objproxy._engine import stacks
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
@@ -46,6 +47,12 @@ cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary(
 greeters: list[Callable[[PoolCore], None]] = []
 
 _numbers = itertools.count(1)
+
+#: Workers have this long to run their exit functions when the program ends without closing its pools, when a pool is forgotten,
+#: and when its ``with`` block is left by an error. All processes of a program shall be gone two seconds after its end.
+_LEAVE_SECONDS = 1.0
+
+_registered_in = 0  # the process in which `_end_all` is registered
 
 
 class FailureWatch(Protocol):
@@ -96,6 +103,8 @@ class PoolCore:
         self._finalizer = weakref.finalize(
             self, _end_forgotten, self.driver, recipe.name if settings.warn_unclosed else None, os.getpid()
         )
+        self._finalizer.atexit = False  # at the end of the program all pools end together
+        _end_all_at_exit()
         self.failure_watch: FailureWatch | None = None
         self.number = next(_numbers)
         cores[self.number] = self
@@ -134,6 +143,16 @@ class PoolCore:
         keep_start_times(self.driver.state, self.backend)
         self.driver.close(timeout)
         self.recipe.forget()
+        self._raise_end_errors()
+
+    def _raise_end_errors(self) -> None:
+        """Raise what has failed in the ends of the workers: the error of the lowest number, which names the others."""
+        errors = self.driver.state.take_end_errors()
+        noted = []
+        for worker_id, (method, error) in sorted(errors.items()):
+            noted.append((worker_id, self.with_note(error, method, None, worker_id)))
+        if noted:
+            raise with_others(noted)
 
     def join(self) -> None:
         """Wait for the end of a pool that is being closed, in another thread perhaps.
@@ -152,6 +171,13 @@ class PoolCore:
         self._finalizer.detach()
         keep_start_times(self.driver.state, self.backend)
         self.driver.kill(PoolClosedError("the pool was killed before this was done"))
+        self.recipe.forget()
+
+    def leave(self) -> None:
+        """End what runs; workers have a moment to run their exit functions, but the objects' own ends are not run."""
+        self._finalizer.detach()
+        keep_start_times(self.driver.state, self.backend)
+        _leave([self.driver], PoolClosedError("the pool was killed before this was done"))
         self.recipe.forget()
 
     def resize(self, n_workers: int) -> None:
@@ -245,10 +271,7 @@ class PoolCore:
             return [self.settle_value(outcome, name) for outcome in outcomes]
         errors = {worker_id: self.with_note(outcomes[worker_id].error, name, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
-            error = errors.pop(failing[0])
-            for worker_id, other in errors.items():
-                handling.add_note(error, f"worker {worker_id} failed too: {handling.describe(other)}")
-            raise error
+            raise with_others(list(errors.items()))
         return self._with_errors(outcomes, name, options)
 
     def settle_pieces(self, pieces: list[Sequence[Any]], name: str, options: CallOptions) -> list[Sequence[Any]]:
@@ -302,7 +325,7 @@ class PoolCore:
 
     def dump_stacks(self, timeout: float) -> dict[int, str]:
         """Return where the threads of each worker stand; for one that does not tell, what its process does."""
-        found = stacks.collect(self.driver, self.backend.now() + timeout)
+        found = self.driver.ask_for_stacks(self.backend.now() + timeout)
         return {worker_id: stack or self._describe_silence(worker_id) for worker_id, stack in found.items()}
 
     def _describe_silence(self, worker_id: int) -> str:
@@ -317,6 +340,14 @@ class PoolCore:
         if self.timeline is not None:
             return Insights(workers, self.timeline.slowest(), self.timeline.spans(), self.timeline.totals())
         return Insights(workers, tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True)))
+
+
+def with_others(errors: Sequence[tuple[int, BaseException]]) -> BaseException:
+    """Return the first of the errors of several workers, with a note of each other."""
+    (_, error), *others = errors
+    for worker_id, other in others:
+        handling.add_note(error, f"worker {worker_id} failed too: {handling.describe(other)}")
+    return error
 
 
 def _context(
@@ -378,12 +409,52 @@ def _end_forgotten(driver: Driver, name: str | None, owner_pid: int) -> None:
     if os.getpid() != owner_pid or driver.state.phase == "closed":
         return
     try:
-        if name is not None:
-            warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
+        _warn_unclosed(name)
     finally:  # also where warnings are errors
         error = PoolClosedError("the pool was forgotten without being closed")
         if driver.is_in_use_here():
             # Garbage is collected wherever something is allocated: here, in the middle of this pool's own engine.
-            threading.Thread(target=driver.kill, args=(error,), name="objproxy-end", daemon=True).start()
+            threading.Thread(target=_leave, args=([driver], error), name="objproxy-end", daemon=True).start()
         else:
-            driver.kill(error)
+            _leave([driver], error)
+
+
+def _warn_unclosed(name: str | None) -> None:
+    if name is not None:
+        warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=3)
+
+
+def _leave(drivers: Sequence[Driver], error: BaseException) -> None:
+    """End what runs in some pools and let their workers run their exit functions; kill what is left when the time is over."""
+    for driver in drivers:
+        driver.ask_to_leave(error)
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    for driver in drivers:
+        seconds = max(0.0, deadline - time.monotonic())
+        driver.wait_until(lambda driver=driver: driver.state.phase == "closed", driver.backend.now() + seconds)  # type: ignore[misc]
+        driver.kill(error)
+
+
+def _end_all_at_exit() -> None:
+    """See that the end of this program ends its pools; a forked child of it registers its own.
+
+    It is registered behind the first finalizer, so that it runs before all of them.
+    """
+    global _registered_in
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
+        atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    """End the pools that are open when the program ends, together, so that the grace period is there once."""
+    left = []
+    for core in list(cores.values()):
+        if core._finalizer.detach() is None or core.driver.state.phase == "closed" or not core.driver.is_owned_here():
+            continue
+        left.append(core)
+    try:
+        for core in left:
+            _warn_unclosed(core.recipe.name if core.settings.warn_unclosed else None)
+    finally:
+        _leave([core.driver for core in left], PoolClosedError("the program ended without closing the pool"))

@@ -147,6 +147,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Where its threads stood when it crashed (SIGSEGV and its like), as ``faulthandler`` tells it; else "".
     is_replaced : bool
         Whether another worker takes its place; False if it died too often.
+    ending : str
+        What it was doing, if it had been asked to end: its pool was closed, or it was recycled; else "".
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         peak_rss: int | None = None,
         stack: str = "",
         is_replaced: bool = True,
+        ending: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.pid = pid
@@ -182,6 +185,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.peak_rss = peak_rss
         self.stack = stack
         self.is_replaced = is_replaced
+        self.ending = ending
         super().__init__(self._text() + (f"\n{stack.rstrip()}" if stack else ""))
 
     def _text(self) -> str:
@@ -194,12 +198,16 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         return ". ".join(part for part in parts if part) + "."
 
     def _when(self) -> str:
+        if self.ending:
+            return f"It had been asked to end, and {self.ending}"
         if not self.started:
             return "No call was lost with it, but the state of its object is"
         item = "" if self.item is None else f", item {self.item}"
         return f"It was running {self.method or 'a call'}{item} (attempt {self.attempts})"
 
     def _advice(self) -> str:
+        if self.ending:
+            return "What it had still to do is lost"
         if not self.is_replaced:
             return "The worker is given up and the others go on; make a new pool, or see max_restarts="
         if not self.started:
@@ -256,6 +264,8 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
+    ``close(timeout=...)`` raises it for an object whose own end, or whose background work, took longer.
+
     Attributes
     ----------
     worker_id : int
@@ -270,17 +280,20 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         The worker's stack at that moment, where it could be read, else "".
     """
 
-    def __init__(self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "") -> None:
+    def __init__(
+        self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "", *, ending: str = ""
+    ) -> None:
         self.worker_id = worker_id
         self.method = method
         self.item = item
         self.seconds = seconds
         self.stack = stack
         which = method if item is None else f"{method}, item {item},"
-        text = (
-            f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}. "
-            "The worker has been replaced and the state of its object is lost; the other items go on."
-        )
+        text = f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}"
+        if ending:
+            text += f": {ending}. It was killed, and what it had still to do is lost."
+        else:
+            text += ". The worker has been replaced and the state of its object is lost; the other items go on."
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)
 
 

@@ -427,7 +427,7 @@ class ProxyPool(Generic[T]):
         if exc_type is None:
             self.close()
         else:
-            self.kill()
+            self._core.leave()
 
     def __repr__(self) -> str:
         return repr(self._core)

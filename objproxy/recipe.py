@@ -90,6 +90,11 @@ class PoolRecipe:
         return ["numpy.random"] if self._has_seed else []
 
     @property
+    def is_of_factory(self) -> bool:
+        """Whether a function makes the objects, and not a class."""
+        return self.info.cls is None
+
+    @property
     def factory(self) -> bytes:
         """The pickled class."""
         if self._factory is None:
@@ -172,7 +177,7 @@ class PoolRecipe:
         """Return what follows the boot message, packed: arguments or snapshot, and operations to carry out again."""
         snapshot = self._snapshot(worker_id, generation)
         start = self._packed_arguments(worker_id) if snapshot is None else self._pack(snapshot)
-        return [start, *self._replay(worker_id)]
+        return [start, *self.replay(worker_id)]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
@@ -180,10 +185,7 @@ class PoolRecipe:
         if snapshot is not None:
             return pickle.loads(snapshot)
         args, kwargs = self._packed_arguments(worker_id)
-        instance = self.info.factory(*args, **kwargs)
-        for operation in self._replay(worker_id):
-            getattr(instance, operation.name)(*operation.args, **operation.kwargs)
-        return instance
+        return self.info.factory(*args, **kwargs)
 
     def boot(self, worker_id: int, generation: int, *, with_pickles: bool = True) -> Boot:
         """Return the boot message of a worker."""
@@ -209,7 +211,8 @@ class PoolRecipe:
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
         return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
 
-    def _replay(self, worker_id: int) -> Sequence[Any]:
+    def replay(self, worker_id: int) -> Sequence[Any]:
+        """Return the operations that a worker carries out again, as the back end encoded them."""
         return self.replays[worker_id] if self._on_restart == "replay" else ()
 
     def _cpus(self, worker_id: int) -> tuple[int, ...] | None:

@@ -172,6 +172,8 @@ class Simulation:
                 self.backend.start(*action)
             elif isinstance(action, m.Inspect):
                 self.backend.inspect(*action)
+            elif isinstance(action, m.WarnOfEnd | m.TellEndFailed):
+                pass
             else:
                 self.backend.end(*action)
 

@@ -38,6 +38,10 @@ class StatePool:
         Workers that were asked where they stand; they tell at once, or, without `tells_stacks`, at the last call.
     warnings : list
         Silences that were worth a warning, as (worker_id, method, item, seconds).
+    told_of_ends : list
+        Ends of workers that took long, or have failed.
+    activity : str or None
+        What the processes of the workers do.
     executions : Counter of (Rules, int)
         How often each item has begun to run.
     """
@@ -52,7 +56,9 @@ class StatePool:
         self.ended: list[tuple[int, int, str]] = []
         self.asked: list[int] = []
         self.warnings: list[tuple[int, str, int, float]] = []
+        self.told_of_ends: list[m.WarnOfEnd | m.TellEndFailed] = []
         self.tells_stacks = True
+        self.activity: str | None = "sleeping"
         self.executions: Counter[tuple[Rules, int]] = Counter()
         self.losses: Counter[tuple[int, int]] = Counter()
         self._perform(self.state.begin(self.now))
@@ -78,9 +84,11 @@ class StatePool:
             elif isinstance(action, m.Inspect):
                 self.asked.append(action.worker_id)
                 if self.tells_stacks or action.is_last_call:
-                    self.feed(m.Inspected(action.worker_id, action.generation, "where it stands"))
+                    self.feed(m.Inspected(action.worker_id, action.generation, "where it stands", self.activity))
             elif isinstance(action, m.Warn):
                 self.warnings.append(tuple(action))
+            elif isinstance(action, m.WarnOfEnd | m.TellEndFailed):
+                self.told_of_ends.append(action)
             else:
                 assert self.generations[action.worker_id] == action.generation
                 self.ended.append(tuple(action))

@@ -35,7 +35,9 @@ from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.interrupts import held, pass_on, waiting
 from objproxy._engine.messages import Batch
 from objproxy._engine.pump import Pump
+from objproxy._engine.stacks import collect_stacks
 from objproxy._engine.state import PoolState
+from objproxy._engine.telling import Told, tell
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
 from objproxy.handling import text_of
@@ -44,6 +46,9 @@ _logger = logging.getLogger("objproxy")
 
 #: Killed workers are gone within milliseconds; this is for those that the kernel cannot end.
 _KILL_SECONDS = 10.0
+
+#: Workers that are killed because the time of ``close()`` is over have this long to tell where they stand.
+_STACK_SECONDS = 0.1
 
 
 class Driver:
@@ -69,7 +74,7 @@ class Driver:
         self._sleepers: list[threading.Lock] = []
         self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
-        self._warnings: list[m.Warn] = []  # logged outside of the lock
+        self._told: list[Told] = []  # logged outside of the lock
         self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
         self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
@@ -232,6 +237,10 @@ class Driver:
             finally:
                 self._pass_lead_on()
 
+    def is_owned_here(self) -> bool:
+        """Whether this process has made the pool, and is no forked child of that one."""
+        return os.getpid() == self._owner_pid
+
     @property
     def is_locked(self) -> bool:
         """Whether a thread, maybe this one, is in the state machine; False says for sure that this one is not."""
@@ -250,15 +259,17 @@ class Driver:
         self._after_feeding()
 
     @held
-    def ask_for_stacks(self, worker_ids: Sequence[int]) -> None:
-        """Have workers tell where their threads stand; see `stacks.collect`."""
-        with self._lock:
-            self._feed(m.StacksAsked(worker_ids))
-        self.backend.wake()
+    def ask_for_stacks(self, deadline: float) -> dict[int, str]:
+        """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
+        self.check_usable()
+        return collect_stacks(self, deadline)
 
     @held
     def close(self, timeout: float | None = None) -> None:
-        """Finish what was submitted, end the workers politely; past `timeout` seconds kill them."""
+        """Finish what was submitted, end the workers politely; past `timeout` seconds kill them.
+
+        What has failed in their ends is in ``state.take_end_errors()`` then.
+        """
         if os.getpid() != self._owner_pid:
             return
         deadline = None if timeout is None else self.backend.now() + timeout
@@ -271,21 +282,33 @@ class Driver:
             self.kill(PoolClosedError("the pool was killed, because closing it was interrupted"))
             raise
         if not is_closed:
-            self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"))
+            if any(record.end_step for record in list(self.state.workers.values())):
+                collect_stacks(self, self._now() + _STACK_SECONDS)  # for their errors
+            self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"), timeout)
         self.backend.close()
 
     @held
-    def kill(self, error: BaseException) -> None:
+    def kill(self, error: BaseException, seconds: float | None = None) -> None:
         """End every worker now; what has no outcome fails with a copy of `error`."""
         if os.getpid() != self._owner_pid:
             return
-        with self._lock:
-            self._feed(m.KillAsked(error))
-        self._resolve()
-        self.backend.wake()
+        self.take_in(m.KillAsked(error, seconds=seconds))
         # A worker that the kernel cannot end (it waits for a disk, say) must not hold the caller; the back end forgets it.
         self.wait_until(lambda: self.state.phase == "closed", self.backend.now() + _KILL_SECONDS)
         self.backend.close()
+
+    @held
+    def ask_to_leave(self, error: BaseException) -> None:
+        """End what runs, and have the workers run their exit functions; what has no outcome fails with a copy of `error`."""
+        if os.getpid() == self._owner_pid:
+            self.take_in(m.KillAsked(error, is_polite=True))
+
+    def take_in(self, event: m.Event) -> None:
+        """Take in an event that a caller has brought about, and see that the leader looks at what it has changed."""
+        with self._lock:
+            self._feed(event)
+        self._resolve()
+        self.backend.wake()
 
     # ---- the engine -----------------------------------------------------------------------------------------------------
 
@@ -310,8 +333,8 @@ class Driver:
                 _wake(onlooker)
         if self._resolved:
             self._resolve()
-        if self._warnings:
-            self._warn()
+        if self._told:
+            self._tell_all()
         return bool(events) or deadline is None or self._now() < deadline
 
     def _seconds_until(self, deadline: float | None) -> float | None:
@@ -351,7 +374,7 @@ class Driver:
             elif kind is m.Inspect:
                 self.backend.inspect(*action)
             else:
-                self._warnings.append(action)  # type: ignore[arg-type]
+                self._told.append(action)  # type: ignore[arg-type]
 
     def _start(self, worker_id: int, generation: int) -> None:
         try:
@@ -398,18 +421,11 @@ class Driver:
                 return
             future.settle(outcome, worker_id)
 
-    def _warn(self) -> None:
-        """Log what is worth a warning, outside of the lock: handlers are the user's code."""
-        warnings, self._warnings = self._warnings, []
-        for worker_id, method, item, seconds in warnings:
-            _logger.warning(
-                "worker %d has been silent for %.3g s: it runs %s, item %d; pool.dump_stacks() shows where it stands",
-                worker_id,
-                seconds,
-                method,
-                item,
-                extra={"worker_id": worker_id},
-            )
+    def _tell_all(self) -> None:
+        """Log what is worth it, outside of the lock: handlers are the user's code."""
+        told, self._told = self._told, []
+        for action in told:
+            tell(action)
 
     def _break(self, exc: BaseException) -> None:
         """End everything because the engine itself failed, and tell everybody; `_lock` is held."""
@@ -459,7 +475,8 @@ class Driver:
         self._leading.release()
         self._wake_successor()
         if not self._sleepers and self.state.next_deadline() is not None:
-            self._pump.call()  # a worker has to be ended at its time though nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the program ends, and can start no thread
+                self._pump.call()  # a worker has to be ended at its time though nobody waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.

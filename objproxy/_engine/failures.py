@@ -16,6 +16,7 @@ from objproxy.errors import (
     RemoteError,
     RemoteTraceback,
     SharedMemoryFullError,
+    TaskTimeoutError,
     WorkerDiedError,
     WorkerInitError,
     describe_exit,
@@ -52,6 +53,36 @@ def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | 
         peak_rss=event.peak_rss,
         stack=event.trace,
     )
+
+
+#: What a worker does in a step of its end.
+END_STEPS = {
+    "asked": "it had not begun",
+    "finishing": "it was running the close() or __exit__ of its object",
+    "joining": "it was waiting for threads, executors or child processes of its object",
+    "leaving": "it was running its exit functions",
+}
+
+
+def death_at_end(record: WorkerRecord, event: m.Died, step: str, device: str | None) -> WorkerDiedError:
+    """Return the error for a worker that was asked to end and died before it had."""
+    return WorkerDiedError(
+        record.worker_id,
+        pid=event.pid,
+        device=device,
+        generation=record.generation,
+        exitcode=event.exitcode,
+        method="close" if step == "finishing" else None,
+        ending=END_STEPS[step],
+        detail=event.detail,
+        peak_rss=event.peak_rss,
+        stack=event.trace,
+    )
+
+
+def late_end(record: WorkerRecord, step: str, seconds: float) -> TaskTimeoutError:
+    """Return the error for a worker that was killed in the midst of its end, `seconds` after ``close(timeout=seconds)``."""
+    return TaskTimeoutError(record.worker_id, "close", None, seconds, record.stack, ending=END_STEPS[step])
 
 
 def death_in_constructor(event: m.Died, device: str | None) -> WorkerInitError:

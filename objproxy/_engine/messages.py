@@ -262,12 +262,38 @@ class StartFailed(NamedTuple):
     error: OSError
 
 
+class Ending(NamedTuple):
+    """A worker that was asked to end tells its step: ``"finishing"``, ``"joining"`` or ``"leaving"``; see `endings`."""
+
+    worker_id: int
+    generation: int
+    step: str
+
+
+class EndFailed(NamedTuple):
+    """The object's own end, `method` (``close`` or ``__exit__``), has raised; its worker goes on ending."""
+
+    worker_id: int
+    generation: int
+    method: str
+    error: BaseException
+
+
 class Inspected(NamedTuple):
-    """A worker has told where its threads stand; "" if it could not."""
+    """A worker has told where its threads stand; "" if it could not.
+
+    Attributes
+    ----------
+    stack : str
+        The stacks of its threads.
+    activity : str or None
+        What its process does: ``"stopped"``, ``"running"`` or ``"sleeping"``; None if that is not known.
+    """
 
     worker_id: int
     generation: int
     stack: str
+    activity: str | None = None
 
 
 class SendFailed(NamedTuple):
@@ -300,10 +326,25 @@ class CloseAsked(NamedTuple):
 
 
 class KillAsked(NamedTuple):
-    """End everything now; what has no outcome yet fails with `error`."""
+    """End everything now; what has no outcome yet fails with `error`.
+
+    Attributes
+    ----------
+    error : BaseException
+        Why.
+    is_broken : bool
+        Whether the pool has failed.
+    is_polite : bool
+        Whether workers may run their exit functions: those that are idle are asked to leave, what runs is interrupted. Another
+        event, without this, ends it.
+    seconds : float or None
+        The time-out of ``close()`` that has passed.
+    """
 
     error: BaseException
     is_broken: bool = False
+    is_polite: bool = False
+    seconds: float | None = None
 
 
 class Resized(NamedTuple):
@@ -322,6 +363,8 @@ Event = (
     | Outgrown
     | Died
     | StartFailed
+    | Ending
+    | EndFailed
     | Inspected
     | StacksAsked
     | Cancelled
@@ -349,7 +392,11 @@ class Send(NamedTuple):
 
 
 class End(NamedTuple):
-    """End a worker: ``"ask"`` it, when it has done what it was sent; ``"interrupt"`` what it runs; or ``"kill"`` it."""
+    """End a worker.
+
+    ``"ask"`` it, when it has done what it was sent; have it ``"leave"`` without the object's own end; ``"interrupt"`` what it
+    runs; or ``"kill"`` it.
+    """
 
     worker_id: int
     generation: int
@@ -373,6 +420,24 @@ class Warn(NamedTuple):
     seconds: float
 
 
+class WarnOfEnd(NamedTuple):
+    """Say that a worker takes long to end, in which step it is, and whether it is killed for that."""
+
+    worker_id: int
+    step: str
+    seconds: float
+    activity: str | None
+    stack: str
+    is_killed: bool
+
+
+class TellEndFailed(NamedTuple):
+    """Say that the end of a worker that was recycled, or has left the pool, has failed."""
+
+    worker_id: int
+    error: BaseException
+
+
 class Deliver(NamedTuple):
     """Hand outcomes of the items from `start` on to the caller."""
 
@@ -383,7 +448,7 @@ class Deliver(NamedTuple):
     worker_id: int | None
 
 
-Action = Start | Send | End | Deliver | Inspect | Warn
+Action = Start | Send | End | Deliver | Inspect | Warn | WarnOfEnd | TellEndFailed
 
 __all__ = [
     "Action",
@@ -393,6 +458,8 @@ __all__ = [
     "Deliver",
     "Died",
     "End",
+    "EndFailed",
+    "Ending",
     "Event",
     "Failure",
     "InitFailed",

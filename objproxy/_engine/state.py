@@ -8,7 +8,8 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 - ``dispatch``: who runs which batch, and when it is sent;
 - ``settlement``: what becomes of items that were sent: answered, tried again, lost;
 - ``ledger``: counts the items, so that each ends exactly once;
-- ``watch``: what is done about workers that take too long or fall silent.
+- ``watch``: what is done about workers that take too long or fall silent;
+- ``endings``: what is expected of a worker that was asked to end.
 
 Rules that live here:
 
@@ -26,21 +27,19 @@ all workers, and the end of the pool at all batches.
 from __future__ import annotations
 
 import copy
-import heapq
 from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.dispatch import Dispatcher
-from objproxy._engine.ledger import Ledger
+from objproxy._engine.endings import END_SECONDS, Endings
+from objproxy._engine.ledger import N_SLOWEST, Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
-
-_N_SLOWEST = 5
 
 #: Why the pool ended a worker. This one counts for the restart limit, as the constructor's failure that it is.
 _INIT_TIMED_OUT = "init timed out"
@@ -96,19 +95,21 @@ class PoolState:
         self.removed: dict[int, WorkerRecord] = {}
         self.n_workers = n_workers
         self.n_starting = 0
-        self.slowest: list[tuple[float, str, int, int]] = []
         self._max_restarts = max_restarts
         self._init_timeout = init_timeout
         self._describe = describe
         self._ledger = Ledger()
+        self.slowest = self._ledger.slowest
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
+        self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
+        self.take_end_errors = self._endings.take_errors
         self._limits, self._silences = self._watch.limits, self._watch.silences
         self._deadline: float | None = None
         self._n_quarantined = 0
-        self._is_finishing = False
+        self._is_finishing = self._is_leaving = False
         self._make_ending_error = failures.ended_pool(None, is_broken=False)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submitted: self._on_submitted,
@@ -120,6 +121,8 @@ class PoolState:
             m.SendFailed: self._on_send_failed,
             m.Outgrown: self._on_outgrown,
             m.Died: self._on_died,
+            m.Ending: self._endings.on_ending,
+            m.EndFailed: self._endings.on_failed,
             m.Inspected: self._on_inspected,
             m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
@@ -227,8 +230,8 @@ class PoolState:
         seconds = event.seconds
         settlement.finish(record, batch, seconds)
         seconds /= batch.count
-        if len(self.slowest) < _N_SLOWEST or seconds > self.slowest[0][0]:
-            self._note_slow(seconds, batch, record)
+        if len(self.slowest) < N_SLOWEST or seconds > self.slowest[0][0]:
+            self._ledger.note_slow(seconds, batch, record.worker_id)
         if record.phase == "busy":
             self._serve(record)
 
@@ -249,11 +252,6 @@ class PoolState:
             if record.phase == "idle":
                 self._dispatcher.forget_free(record)
                 self._serve(record)
-
-    def _note_slow(self, seconds: float, batch: Batch, record: WorkerRecord) -> None:
-        heapq.heappush(self.slowest, (seconds, batch.rules.method, batch.start, record.worker_id))
-        if len(self.slowest) > _N_SLOWEST:
-            heapq.heappop(self.slowest)
 
     def _on_send_failed(self, event: m.SendFailed) -> None:
         record = self.workers.get(event.worker_id)
@@ -315,6 +313,7 @@ class PoolState:
     def _fail_init(self, record: WorkerRecord, error: BaseException) -> None:
         """Note why a constructor failed; its worker's death follows. A pool that is being made fails with it."""
         record.init_error = error
+        self._watch.expect(record, END_SECONDS)
         if self.phase == "starting":
             self._break(error)
 
@@ -324,6 +323,7 @@ class PoolState:
             return
 
         reason, was_starting = record.end_reason, record.phase == "starting"
+        self._endings.note_death(record, event)
         self._leave(record, "gone")
         record.exitcode = event.exitcode
         record.n_failed_starts += was_starting
@@ -381,6 +381,8 @@ class PoolState:
         record.end_reason = reason
         if how == "interrupt":
             self._watch.expect(record, GRACE_SECONDS)
+        elif how == "ask":
+            self._endings.begin(record)
         self._ledger.actions.append(m.End(record.worker_id, record.generation, how))
 
     def _remove(self, record: WorkerRecord) -> None:
@@ -412,6 +414,8 @@ class PoolState:
         elif record.n_looks and record.phase == "busy":
             self._settlement.time_out(record, event.stack)
             self._end(record, "timed out", "interrupt")
+        elif record.n_looks and record.end_step:
+            self._endings.look(record, event)
 
     def _time_out_init(self, record: WorkerRecord, stack: str) -> None:
         reason = f"its constructor took longer than init_timeout={self._init_timeout:g} s"
@@ -442,14 +446,16 @@ class PoolState:
     def _on_close_asked(self, _event: m.CloseAsked) -> None:
         if self.phase in ("starting", "open"):
             self.phase = "closing"
+            self._endings.is_closing = True
 
     def _break(self, cause: BaseException) -> None:
         """No worker can be kept alive."""
         self._on_kill_asked(m.KillAsked(cause, is_broken=True))
 
     def _on_kill_asked(self, event: m.KillAsked) -> None:
-        if self.phase in ("killed", "broken", "closed"):
+        if self.phase in ("killed", "broken", "closed") and not (self._is_leaving and self.phase == "killed"):
             return
+        self._is_leaving = event.is_polite
         self.phase = "broken" if event.is_broken else "killed"
         self.failure = event.error
         self._make_ending_error = failures.ended_pool(event.error, is_broken=event.is_broken)
@@ -458,8 +464,11 @@ class PoolState:
         for record in list(self.workers.values()):
             if record.phase in ("quarantined", "gone"):
                 self._remove(record)
-            else:
+            elif not event.is_polite or record.phase == "starting":
+                self._endings.time_out(record, event.seconds)
                 self._end(record, "killed", "kill")
+            elif record.phase != "ending":
+                self._end(record, "killed", "leave" if record.phase == "idle" else "interrupt")
 
     def _take_all_batches(self) -> list[Batch]:
         batches = self._shared.take_all()

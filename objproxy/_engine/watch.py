@@ -4,7 +4,7 @@ Rules that live here:
 
 - a worker whose time is over is first asked where its threads stand, for the error, and again and again until it has said so;
   if it cannot say, what it has said so far must do;
-- a worker that was interrupted and does not end is killed;
+- a worker that was interrupted, or whose constructor has failed, and that does not end is killed;
 - a worker that has given no sign of life for long is worth a warning, once for each time it falls silent.
 """
 
@@ -67,7 +67,7 @@ class Watch:
         """See who has taken too long, and who is silent."""
         now = self._ledger.now
         while (record := self.limits.pop_due(now)) is not None:
-            if record.phase == "ending":
+            if record.init_error is not None or (record.phase == "ending" and not record.end_step):
                 self._ledger.actions.append(m.End(record.worker_id, record.generation, "kill"))
             else:
                 self._ask_where_it_stands(record)

@@ -44,6 +44,16 @@ class WorkerRecord:
         Whether it holds more memory than it may, and is replaced when it is idle.
     is_retiring : bool
         Whether it leaves the pool when its own queue is empty.
+    end_step : str
+        Where a worker stands that was asked to end, see `endings`; "" for every other.
+    end_step_since : float
+        When that began.
+    is_end_told : bool
+        Whether a warning was given that this takes long.
+    was_stopped : bool
+        Whether the last look has found its process stopped.
+    is_end_failed : bool
+        Whether an error of its end is known.
     n_looks : int
         How often its stack was asked for because its time is over.
     stack : str
@@ -58,6 +68,8 @@ class WorkerRecord:
         "death",
         "deaths",
         "end_reason",
+        "end_step",
+        "end_step_since",
         "ended_at",
         "ending_since",
         "exit_seconds",
@@ -66,6 +78,8 @@ class WorkerRecord:
         "inflight",
         "init_error",
         "init_seconds",
+        "is_end_failed",
+        "is_end_told",
         "is_outgrown",
         "is_retiring",
         "loss",
@@ -79,6 +93,7 @@ class WorkerRecord:
         "stack",
         "start_up_seconds",
         "started_at",
+        "was_stopped",
         "worker_id",
         "working_seconds",
     )
@@ -96,6 +111,9 @@ class WorkerRecord:
         self.n_failed_starts = 0
         self.exitcode: int | None = None
         self.end_reason: str | None = None
+        self.end_step = ""
+        self.end_step_since = 0.0
+        self.is_end_told = self.was_stopped = self.is_end_failed = False
         self.is_retiring = False
         self.is_outgrown = False
         self.n_looks = 0
@@ -117,6 +135,8 @@ class WorkerRecord:
         """Begin a new generation."""
         self.phase = phase
         self.end_reason = None
+        self.end_step = ""
+        self.is_end_failed = False
         self.n_assigned = 0
         self.n_looks = 0
         self.is_outgrown = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from objproxy._worker import lineage
@@ -139,10 +140,31 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
         instance = factory(*args, **kwargs)
         del args, kwargs
 
-    host = Host(instance, worker, None if boot.seed_words is None else ItemStreams(worker))
-    for _ in range(boot.n_replays):
-        host.perform(Operation(*read_cargo()))
-    return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))
+    replays = [Operation(*read_cargo()) for _ in range(boot.n_replays)]
+    streams = None if boot.seed_words is None else ItemStreams(worker)
+    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams)
+    return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(host.instance))
+
+
+def make_host(
+    instance: Any,
+    worker: Worker,
+    replays: Iterable[Operation],
+    *,
+    is_of_factory: bool,
+    item_streams: ItemStreams | None = None,
+) -> Host:
+    """Enter an object that was just made, or rebuilt from a snapshot, and carry out again what its predecessor had."""
+    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams)
+    host.enter()
+    try:
+        for operation in replays:
+            host.perform(operation)
+    except BaseException:
+        with contextlib.suppress(BaseException):  # the error of the constructor is the one to tell
+            host.finish()
+        raise
+    return host
 
 
 @lineage.unpickles_arguments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
 import sys
@@ -16,6 +15,7 @@ from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
+from objproxy._worker.leaving import Steps, leave
 from objproxy._worker.loans import Part, unpack_parts
 from objproxy._worker.outcome import encode_error, explain_result
 from objproxy._worker.parcel import Parcel
@@ -61,8 +61,8 @@ class WorkerLoop:
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
 
-    def run(self) -> None:
-        """Serve until the parent says stop, or has given this worker up."""
+    def run(self) -> bool:
+        """Serve until the parent says stop, or has given this worker up; whether the object's own end shall be run."""
         while not self._interrupt.has_come:
             kind, body, parts = receive(self._channel, self._plane)
             if kind == wire.CALL:
@@ -70,8 +70,9 @@ class WorkerLoop:
                 del body, parts  # may stand for much memory, and the next call may be long in coming
                 if self._max_rss is not None:
                     self._watch_memory(self._max_rss)
-            elif kind == wire.STOP:
-                return
+            elif kind in (wire.STOP, wire.LEAVE):
+                return kind == wire.STOP
+        return False
 
     def _watch_memory(self, max_rss: int) -> None:
         """Ask for a replacement, once, when this process has grown too large."""
@@ -174,23 +175,38 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
     os.close(journal_fd)
-    status = 0
+    steps, status, delete_object = Steps(channel), 0, _do_nothing
     try:
         booted = _boot(channel, segments_fd)
         if booted is not None:
             host, plane, boot = booted
+            delete_object = host.forget
             channel.on_idle = plane.trim
-            WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run()
-            if not interrupt.has_come:
-                host.finish()
+            if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
+                status = _finish(host, channel, steps)
     except wire.ChannelClosedError:
         status = 1
-    except BaseException:  # the object's own close() raised: say so, and leave all the same
+    except BaseException:  # an interrupt, or a defect of this module
         if not interrupt.has_come:
             sys.excepthook(*sys.exc_info())
         status = 1
     finally:
-        leave(status)
+        leave(status, steps, delete_object)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _finish(host: Host, channel: wire.WorkerChannel, steps: Steps) -> int:
+    """Run the object's own end and tell the parent what it raises; return the exit code."""
+    steps.tell(wire.FINISHING)
+    try:
+        host.finish()
+    except BaseException as exc:
+        channel.send(wire.END_FAILED, host.name_of_end().encode(), b"\0", encode_error(exc))
+        return 1
+    return 0
 
 
 def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, WorkerPlane, booting.Boot] | None:
@@ -242,15 +258,3 @@ def _send_logs_home(channel: wire.WorkerChannel, worker: context.Worker, levels:
     from objproxy._worker.logs import send_records_home
 
     send_records_home(channel, worker, levels)
-
-
-def leave(status: int) -> Any:  # pragma: no cover  (runs, but who measures stops with the exit functions)
-    """End this process as an interpreter would, as far as the user can see, without the parent's leftovers."""
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # a broken pipe, an exit function that raises: nobody is left to be told
-        status = status or 1
-    finally:
-        os._exit(status)

@@ -204,8 +204,10 @@ class Nursery:
         if self._must_exec:  # pragma: no cover  (runs, but what a process does before exec is not in any report)
             _exec_worker(self._argv, fds)
 
+        from objproxy._worker.leaving import forget_parents_end
         from objproxy._worker.loop import run_worker
 
+        forget_parents_end()
         run_worker(*fds)
 
     def _forget_own_descriptors(self) -> None:

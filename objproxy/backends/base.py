@@ -59,8 +59,17 @@ class Recipe(Protocol):
         """Return the device of a worker; None for a CPU worker."""
         ...
 
+    @property
+    def is_of_factory(self) -> bool:
+        """Whether a function makes the objects, and not a class."""
+        ...
+
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here, for back ends that share the caller's memory."""
+        ...
+
+    def replay(self, worker_id: int) -> Sequence[Operation]:
+        """Return the operations that it carries out again then."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
@@ -16,6 +15,7 @@ from typing import Any
 
 from objproxy._worker import lineage, segments
 from objproxy._worker.descriptors import is_open, make_socket_pair
+from objproxy._worker.leaving import forget_parents_end
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
 
@@ -172,7 +172,7 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     if not pid:
         # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
         gc.freeze()
-        atexit._clear()  # the program's own exit functions are not the workers'
+        forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
         ours.close()
         os.setpgid(0, 0)
         run_nursery(theirs.detach(), owner)

@@ -51,6 +51,8 @@ from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
 from objproxy.handling import describe
 
+_END_STEPS = {wire.FINISHING: "finishing", wire.JOINING: "joining", wire.LEAVING: "leaving"}
+
 
 class ProcessBackend:
     """Runs each worker in a process."""
@@ -64,7 +66,7 @@ class ProcessBackend:
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
         self._inspected: dict[int, Link] = {}  # by the descriptors of their pipes
-        self._n_memory_kills = platform.count_memory_kills()
+        self._memory_kills = platform.MemoryKills()
         self._plane = program_plane()
         self._arena: Arena | None = None  # for arguments on their way
         self._events: list[m.Event] = []
@@ -191,8 +193,8 @@ class ProcessBackend:
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if how == "ask":
-            link.write(wire.frame(wire.STOP), self._poller)
+        if how in ("ask", "leave"):
+            link.write(wire.frame(wire.STOP if how == "ask" else wire.LEAVE), self._poller)
         elif how == "interrupt":
             link.is_given_up = True
             self._signal(link, signal.SIGINT)
@@ -216,7 +218,8 @@ class ProcessBackend:
     def _tell_stack(self, link: Link) -> None:
         self._inspected.pop(link.evidence_fd, None)
         link.read_evidence()
-        self._events.append(m.Inspected(link.worker_id, link.generation, link.end_inspection(self._poller)))
+        activity = None if link.pid is None else platform.process_activity(link.pid)
+        self._events.append(m.Inspected(link.worker_id, link.generation, link.end_inspection(self._poller), activity))
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
@@ -354,6 +357,11 @@ class ProcessBackend:
             self._events.append(take_unreadable(link, body))
         elif kind == wire.OUTGROWN:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
+        elif kind == wire.ENDING:
+            self._events.append(m.Ending(link.worker_id, link.generation, _END_STEPS[body[0]]))
+        elif kind == wire.END_FAILED:
+            method, _, encoded = body.partition(b"\0")
+            self._events.append(m.EndFailed(link.worker_id, link.generation, method.decode(), decode_error(encoded)))
         elif kind == wire.PARTS:
             link.lane.expect(body)
         elif kind == wire.DEBUG_IN and link.is_given_up:
@@ -426,21 +434,9 @@ class ProcessBackend:
     def _autopsy(self, link: Link, exitcode: int) -> m.Died:
         self._inspected.pop(link.evidence_fd, None)
         link.read_evidence()
-        detail, trace = link.detail or self._want_of_memory(exitcode), link.end_inspection(self._poller)
+        detail, trace = link.detail or self._memory_kills.explain(exitcode), link.end_inspection(self._poller)
         died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=detail, trace=trace)
         return recover(link, died)
-
-    def _want_of_memory(self, exitcode: int) -> str:
-        """Say that the kernel killed the worker for want of memory, if it has killed anything since this was last asked."""
-        if exitcode != -signal.SIGKILL:
-            return ""
-        before, self._n_memory_kills = self._n_memory_kills, platform.count_memory_kills()
-        if before is None or self._n_memory_kills in (None, before):
-            return ""
-        return (
-            f"The kernel has killed for want of memory (its count of such kills rose from {before} to {self._n_memory_kills}): "
-            "give the pool fewer workers or smaller items, or see max_rss="
-        )
 
 
 def _apply(environ: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:

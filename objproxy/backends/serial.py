@@ -54,7 +54,7 @@ class SerialBackend(ByReference):
         """Note that a worker has to end; a kill leaves out the object's own end, and what was to be run for it."""
         worker = self._workers[worker_id]
         if how == "ask":
-            self._todo.append(lambda: [worker.finish()])
+            self._todo.append(worker.finish)
         else:
             self._todo.append(lambda: [m.Died(worker_id, generation)])
 

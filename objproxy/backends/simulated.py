@@ -131,7 +131,7 @@ class _Story:
 class _Worker:
     """One worker of the simulation."""
 
-    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_up", "live", "sent", "story", "worker_id")
+    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_leaving", "is_up", "live", "sent", "story", "worker_id")
 
     def __init__(self, worker_id: int, generation: int) -> None:
         self.worker_id = worker_id
@@ -141,7 +141,7 @@ class _Worker:
         self.sent: deque[Batch] = deque()  # received and not begun
         self.story: _Story | None = None
         self.is_up = False
-        self.is_ending = False
+        self.is_ending = self.is_leaving = False
         self.is_killed = False
 
 
@@ -249,8 +249,9 @@ class SimulatedBackend(ByReference):
         worker = self._workers.get(worker_id)
         if worker is None or worker.generation != generation or worker.is_killed:
             return
-        if how == "ask":
+        if how in ("ask", "leave"):
             worker.is_ending = True
+            worker.is_leaving = how == "leave"
             if worker.is_up and worker.story is None:
                 self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
         elif how == "kill" or not self._happens(self._fate.ignores_interrupts):
@@ -339,8 +340,9 @@ class SimulatedBackend(ByReference):
 
     def _finish(self, worker: _Worker) -> None:
         if self._is_alive(worker) and not worker.is_killed:
-            if worker.live is not None:
-                worker.live.finish()
+            events = [] if worker.live is None or worker.is_leaving else worker.live.finish()
+            for event in events[:-1]:  # the last is its death
+                self._tell(event)
             self._bury(worker, 0)
 
     def _crash(self, worker: _Worker) -> None:

@@ -141,7 +141,9 @@ class _WorkerThread:
             self._say(self.worker.serve(batch))
             del batch  # its arguments may be large, and the next may be long in coming
         if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
-            self._say(self.worker.finish())
+            self._say(m.Ending(self.worker.worker_id, self.worker.generation, "finishing"))
+            for event in self.worker.finish():
+                self._say(event)
 
     def _say(self, event: m.Event) -> None:
         if not self._is_forgotten:
