@@ -64,9 +64,9 @@ def call_info(core: PoolCore) -> MethodInfo:
 
 def read_attribute(core: PoolCore, name: str) -> Any:
     """Read an attribute of every instance; return the values stacked, or `CallableMarker` for a method."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("get", name, (), {}), is_task=False)
+    outcomes = core.verbs.every(Operation("get", name, (), {}), is_task=False)
     outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
-    values = core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    values = core.settle_every(outcomes, name, DEFAULTS)
     if any(isinstance(value, CallableMarker) for value in values):
         return values[0]
     return shape_results([values], True)
@@ -74,8 +74,7 @@ def read_attribute(core: PoolCore, name: str) -> Any:
 
 def write_attribute(core: PoolCore, name: str, value: Any) -> None:
     """Set an attribute on every instance."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("set", name, (value,), {}), is_task=False)
-    core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    core.settle_every(core.verbs.every(Operation("set", name, (value,), {}), is_task=False), name, DEFAULTS)
 
 
 def _explain_missing(core: PoolCore, outcome: Any, name: str) -> Any:

@@ -62,12 +62,17 @@ class CallFuture(concurrent.futures.Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """Return the result, or raise the error of the call; `timeout` in seconds."""
         self._drive(timeout)
-        return super().result(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            self._driver.finish_hooks()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the call, or None; `timeout` in seconds."""
         self._drive(timeout)
-        return super().exception(timeout)
+        error = super().exception(timeout)
+        self._driver.finish_hooks()
+        return error
 
     def _drive(self, timeout: float | None) -> None:
         if not self.done():

@@ -312,6 +312,18 @@ class Resized(NamedTuple):
     n_workers: int
 
 
+class Held(NamedTuple):
+    """A call submits more than once: the workers of now stay until it is `Released`, also if the pool shrinks meanwhile."""
+
+    rules: Rules
+
+
+class Released(NamedTuple):
+    """A call that was `Held` has ended."""
+
+    rules: Rules
+
+
 Event = (
     Submitted
     | Ready
@@ -329,6 +341,8 @@ Event = (
     | CloseAsked
     | KillAsked
     | Resized
+    | Held
+    | Released
 )
 
 # ---- actions: what shall be done -------------------------------------------------------------------------------------
@@ -395,11 +409,13 @@ __all__ = [
     "End",
     "Event",
     "Failure",
+    "Held",
     "InitFailed",
     "KillAsked",
     "Outgrown",
     "Payload",
     "Ready",
+    "Released",
     "Replied",
     "Resized",
     "Rules",

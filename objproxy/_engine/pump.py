@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -34,10 +35,26 @@ class Pump:
         """See that it runs."""
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
-                thread.start()  # this may fail, for want of threads; then the next call tries again
-                self._thread = thread
+                self._thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
+                try:
+                    self._thread.start()
+                except BaseException:  # for want of threads; the next call tries again
+                    self._thread = None
+                    raise
         self._wanted.set()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is the pump."""
+        return self._thread is threading.current_thread()
+
+    def step_aside(self) -> None:
+        """Let another thread take over if this one is the pump: it is about to call a hook, which may wait for a future."""
+        if self.is_here():
+            with self._lock:
+                self._thread = None
+            if self._is_needed():
+                with contextlib.suppress(RuntimeError):  # no thread can be started
+                    self.call()
 
     def _run(self) -> None:
         while True:
@@ -46,6 +63,10 @@ class Pump:
                 self._turn()
             except BaseException:  # also an exit of a hook or a callback of the user's: who waits for futures needs this thread
                 _logger.exception("turning the engine of a pool failed")
+            if not self.is_here():  # another has taken over, or will
+                if self._is_needed():
+                    self.call()
+                return
             if self._is_needed() or self._wanted.wait(_LINGER_SECONDS):
                 continue
             with self._lock:
