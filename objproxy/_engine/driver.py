@@ -152,7 +152,7 @@ class Driver(Performer):
     @held
     def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None, call: Call | None = None) -> bool:
         """Turn the engine, or sleep while another thread does, until ``is_true()``; False if the deadline came first."""
-        has_slept, is_late = False, False
+        has_slept, is_late, is_patient = False, False, self._outbox.runner is None
         try:
             while not is_late and not is_true():
                 if self._leading.acquire(blocking=False):
@@ -169,7 +169,7 @@ class Driver(Performer):
             if has_slept:
                 self._wake_successor()
         if (self._hooks or self._outbox.runner is not None) and (call is None or not call.outstanding):
-            self.finish_hooks()
+            self.finish_hooks(is_patient=is_patient)
         return not is_late
 
     def _lead(self, is_true: Callable[[], bool], deadline: float | None) -> bool:
@@ -205,10 +205,18 @@ class Driver(Performer):
         finally:
             self._resolve()
 
-    def finish_hooks(self) -> None:
-        """Wait until the hooks have been called that are due now; the pump does not, others wait for futures."""
+    def finish_hooks(self, *, is_patient: bool) -> None:
+        """Wait until the hooks have been called that are due now; the pump does not, for others wait for futures.
+
+        A caller is patient if its call began when no hook was being called.
+        """
         if (self._hooks or self._outbox.runner is not None) and not self._pump.is_here():
-            self._outbox.finish()
+            self._outbox.finish(is_patient=is_patient)
+
+    @property
+    def is_calling_hooks(self) -> bool:
+        """Whether a thread is calling a hook."""
+        return self._outbox.runner is not None
 
     def look(self) -> None:
         """Take in what has happened meanwhile, without waiting; where another thread turns the engine, it does so anyway."""
@@ -225,6 +233,7 @@ class Driver(Performer):
             if not call.outstanding:
                 self._background.discard(call)
         self._after_feeding()
+        self._wake_leader()
 
     @held
     def forget(self, call: Call) -> None:
@@ -267,7 +276,10 @@ class Driver(Performer):
         with self._lock:
             if call.waiter is not None:
                 wake(call.waiter)
-        if self._leading.locked():
+        self._wake_leader()
+
+    def _wake_leader(self) -> None:
+        if self._leading.locked() and self._leader != threading.get_ident():
             self.backend.wake()
 
     @held

@@ -61,17 +61,19 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """Return the result, or raise the error of the call; `timeout` in seconds."""
+        is_patient = not self._driver.is_calling_hooks
         self._drive(timeout)
         try:
             return super().result(timeout)
         finally:
-            self._driver.finish_hooks()
+            self._driver.finish_hooks(is_patient=is_patient)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the call, or None; `timeout` in seconds."""
+        is_patient = not self._driver.is_calling_hooks
         self._drive(timeout)
         error = super().exception(timeout)
-        self._driver.finish_hooks()
+        self._driver.finish_hooks(is_patient=is_patient)
         return error
 
     def _drive(self, timeout: float | None) -> None:

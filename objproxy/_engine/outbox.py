@@ -16,7 +16,9 @@ from typing import Any
 from objproxy._engine.interrupts import as_user_code
 
 #: A caller waits so long for hooks that another thread is calling; then it goes on, since such a hook may be waiting for it.
-_PATIENCE_SECONDS = 1.0
+#: That is likely where the call began while the hook ran.
+_PATIENCE_SECONDS = 2.0
+_SHORT_PATIENCE_SECONDS = 0.1
 
 #: How often it looks whether that thread has gone because a hook has interrupted it.
 _LOOK_SECONDS = 0.05
@@ -67,14 +69,14 @@ class Outbox:
                 self.runner = None
                 self._running.release()
 
-    def finish(self) -> None:
+    def finish(self, *, is_patient: bool = True) -> None:
         """Return when everything has been called that is in the queue now; a hook itself does not wait for it."""
         if self.runner == threading.get_ident():
             return
         mark = threading.Lock()
         mark.acquire()
         self.calls.append((mark.release, ()))
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + (_PATIENCE_SECONDS if is_patient else _SHORT_PATIENCE_SECONDS)
         self._run()
         while not mark.acquire(timeout=_LOOK_SECONDS) and time.monotonic() < deadline:
             self._run()

@@ -42,6 +42,10 @@ class Performer(ABC):
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
 
     @abstractmethod
+    def _wake_leader(self) -> None:
+        """See that whoever leads looks again whether it has what it waits for."""
+
+    @abstractmethod
     def _break(self, exc: BaseException) -> None:
         """End everything because the engine itself failed; `_lock` is held."""
 
@@ -121,6 +125,7 @@ class Performer(ABC):
             except IndexError:  # another thread took it
                 return
             future.settle(outcome, worker_id)
+            self._wake_leader()  # it may have come after the outcome did, and wait for this very future
 
 
 def _warn(worker_id: int, method: str, item: int, seconds: float) -> None:

@@ -18,7 +18,7 @@ from faulty import Meeting
 from objproxy import PoolClosedError, ProxyPool
 from objproxy._engine import outbox
 from targets import PATIENCE_SECONDS, poll_until
-from ways import MakePool
+from ways import MakePool, Way
 
 #: What a hook may want of its own pool, and how often it is called at most.
 USES: dict[str, Callable[[ProxyPool[Any]], Any]] = {
@@ -107,8 +107,9 @@ CALLS: dict[str, Callable[[ProxyPool[Any]], Any]] = {
 @pytest.mark.concurrent
 @pytest.mark.not_spawn
 @pytest.mark.parametrize("use", list(USES))
-def test_a_progress_hook_may_use_its_own_pool(make_pool: MakePool, use: str) -> None:
-    for name, call in CALLS.items():
+def test_a_progress_hook_may_use_its_own_pool(make_pool: MakePool, way: Way, use: str) -> None:
+    calls = CALLS if way.name == "thread" else {"a future": CALLS["a future"], "a map": CALLS["a map"]}
+    for name, call in calls.items():
         hook = Hook(USES[use])
         with make_pool(Reporter, on_progress=hook) as pool:
             hook.pool = pool
@@ -139,6 +140,7 @@ def test_a_log_handler_may_use_its_own_pool(use: str) -> None:
 
 
 @pytest.mark.concurrent
+@pytest.mark.not_spawn
 @pytest.mark.parametrize("use", list(USES))
 def test_a_callback_of_a_future_may_use_its_own_pool(make_pool: MakePool, use: str) -> None:
     hook = Hook(USES[use])
@@ -154,6 +156,7 @@ def test_a_callback_of_a_future_may_use_its_own_pool(make_pool: MakePool, use: s
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("end", ["close", "kill"])
+@pytest.mark.not_spawn
 @pytest.mark.parametrize("call", list(CALLS))
 def test_a_progress_hook_may_end_its_own_pool(make_pool: MakePool, end: str, call: str) -> None:
     hook = Hook(lambda pool: getattr(pool, end)())
@@ -234,7 +237,7 @@ def test_hooks_are_called_one_at_a_time() -> None:
 
 
 def test_a_slow_hook_does_not_keep_other_callers_from_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "_SHORT_PATIENCE_SECONDS", 0.01)
     is_slow, may_go = threading.Event(), threading.Event()
 
     def hook(*_report: Any) -> None:
