@@ -203,7 +203,7 @@ class Driver(Performer):
                 self._pump.step_aside()
                 self._outbox.run()
         finally:
-            self._resolve()
+            self._pump.run_callbacks(self._resolve)
 
     def finish_hooks(self, *, is_patient: bool) -> None:
         """Wait until the hooks have been called that are due now; the pump does not, for others wait for futures.
@@ -264,7 +264,7 @@ class Driver(Performer):
         self._pump.call()
 
     def _drive_for_futures(self) -> None:
-        self._resolve()
+        self._pump.run_callbacks(self._resolve)
         self.wait_until(self._can_pump_rest)
 
     def _can_pump_rest(self) -> bool:
@@ -368,6 +368,7 @@ class Driver(Performer):
         if os.getpid() != self._owner_pid:
             return
         deadline = None if timeout is None else self.backend.now() + timeout
+        self.finish_hooks(is_patient=timeout is None)  # they may use the pool
         with self._lock:
             self._feed(m.CloseAsked())
         self._resolve()

@@ -30,11 +30,13 @@ class Pump:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_away = False  # it calls code of the user, which may wait for a future that nobody else drives
 
     def call(self) -> None:
         """See that it runs."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or self._is_away:
+                self._is_away = False
                 self._thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
                 try:
                     self._thread.start()
@@ -47,8 +49,21 @@ class Pump:
         """Whether the calling thread is the pump."""
         return self._thread is threading.current_thread()
 
+    def run_callbacks(self, callbacks: Callable[[], None]) -> None:
+        """Call code of the user; if this is the pump's thread, another takes over as soon as one is called for meanwhile."""
+        if not self.is_here():
+            callbacks()
+            return
+        self._is_away = True
+        try:
+            callbacks()
+        finally:
+            with self._lock:
+                if self.is_here():
+                    self._is_away = False
+
     def step_aside(self) -> None:
-        """Let another thread take over if this one is the pump: it is about to call a hook, which may wait for a future."""
+        """Let another thread take over at once, if this is the pump's: it is about to call a hook, which may take long."""
         if self.is_here():
             with self._lock:
                 self._thread = None
