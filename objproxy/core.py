@@ -21,8 +21,10 @@ from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
 from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.outbox import Outbox
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
+from objproxy._engine.workers import WorkerRecord
 from objproxy._pickle_path import explain_operation
 from objproxy._worker import lineage
 from objproxy._worker.outcome import StreamHandle
@@ -38,7 +40,7 @@ from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
 from objproxy.timeline import Timeline
-from objproxy.views import count_seconds, keep_start_times, view_workers
+from objproxy.views import count_seconds, keep_start_times, sorted_records, view_workers
 
 #: The pools of this program by their numbers; whoever looks at all of them keeps none alive.
 cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()
@@ -84,10 +86,10 @@ class PoolCore:
         self.is_dedicated = settings.dedicated
         self.timeline = timeline
         self.reports = Reports(settings.on_progress)
-        backend.open(_context(recipe, backend, settings, self.reports, weakref.WeakMethod(self.forget_shared)))
+        outbox = Outbox()
+        backend.open(_context(recipe, backend, settings, self.reports, outbox, weakref.WeakMethod(self.forget_shared)))
         recipe.pack_with(backend.pack)
-        if backend.capabilities.crosses_processes:
-            recipe.check()
+        self._check_recipe(recipe.n_workers)
         state = PoolState(
             recipe.n_workers,
             max_restarts=settings.max_restarts,
@@ -96,7 +98,7 @@ class PoolCore:
             stall_warning=settings.stall_warning,
             describe=recipe.describe_device,
         )
-        self.driver = Driver(state, backend)
+        self.driver = Driver(state, backend, outbox)
         self.verbs = Verbs(self.driver, explain_operation)
         # What is to be ended in its worker because nobody holds it here any more: generators, shared objects.
         self._forgotten: deque[tuple[int, Operation]] = deque()
@@ -105,6 +107,8 @@ class PoolCore:
         )
         self._finalizer.atexit = False  # at the end of the program all pools end together
         _end_all_at_exit()
+        # Held while the size changes, and by broadcasts that a new worker has to carry out again: it misses none of them.
+        self.changing = threading.RLock()
         self.failure_watch: FailureWatch | None = None
         self.number = next(_numbers)
         cores[self.number] = self
@@ -121,11 +125,6 @@ class PoolCore:
     def n_workers(self) -> int:
         """Number of workers."""
         return self.driver.state.n_workers
-
-    @property
-    def worker_ids(self) -> Sequence[int]:
-        """The workers, in order."""
-        return range(self.n_workers)
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -183,20 +182,40 @@ class PoolCore:
     def resize(self, n_workers: int) -> None:
         """Change the number of workers, and wait until those that come are up and those that go are gone."""
         self.driver.check_usable()
-        before, self.recipe.n_workers = self.recipe.n_workers, n_workers
-        try:
-            if self.backend.capabilities.crosses_processes:
-                self.recipe.check()
-            for worker_id in range(n_workers):
-                self.recipe.arguments(worker_id)
-        except BaseException:
-            self.recipe.n_workers = before
-            raise
-        for worker_id in range(before, n_workers):
-            self.recipe.join(worker_id)
-        self.driver.resize(n_workers)
+        with self.changing:
+            self._check_recipe(n_workers)
+            self.driver.resize(n_workers, lambda: self._note_size(n_workers))
+            if self.driver.is_holding():
+                return  # the items of a call with rounds, say, come from here: those that go wait for that call, and it for us
+            state = self.driver.state
+            joined = {record: record.generation for record in sorted_records(state) if record.phase == "starting"}
+            self.driver.wait_until(lambda: self._is_resized(n_workers, joined))
+            self.driver.check_usable()
+
+    def _check_recipe(self, n_workers: int) -> None:
+        """Raise the error that says why workers cannot be made, if they cannot."""
+        if self.backend.capabilities.crosses_processes:
+            self.recipe.check(n_workers)
+        for worker_id in range(n_workers):
+            self.recipe.arguments(worker_id)
+
+    def _note_size(self, n_workers: int) -> None:
+        """Have the recipe ready for new workers; no worker is started meanwhile."""
+        for worker_id in range(n_workers):
+            if worker_id not in self.driver.state.workers:
+                self.recipe.join(worker_id)
+        self.recipe.n_workers = n_workers
+
+    def _is_resized(self, n_workers: int, joined: dict[WorkerRecord, int]) -> bool:
+        """Whether those that go have left, and each that joins has been up or was given up."""
         state = self.driver.state
-        self.driver.wait_until(lambda: len(state.workers) <= n_workers and not self._is_anyone("starting"))
+        if state.phase not in ("starting", "open") or state.n_workers != n_workers:  # a hook has resized it again
+            return True
+        return len(state.workers) <= n_workers and not any(
+            record.phase in ("starting", "gone") and (record.generation == generation or record.n_failed_starts > 0)
+            for record, generation in joined.items()
+            if record.worker_id < n_workers
+        )
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait until no worker is being replaced; False if `timeout` came first."""
@@ -264,9 +283,9 @@ class PoolCore:
         self.driver.check_usable()
         return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
 
-    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
+    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions) -> list[Any]:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
-        failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
+        failing = [worker_id for worker_id, outcome in enumerate(outcomes) if type(outcome) is Failure]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
         errors = {worker_id: self.with_note(outcomes[worker_id].error, name, None, worker_id) for worker_id in failing}
@@ -312,9 +331,10 @@ class PoolCore:
 
     def checkpoint(self) -> None:
         """Take a snapshot of every object, for ``on_restart="snapshot"``."""
-        outcomes = self.verbs.every(self.worker_ids, Operation("snapshot", "checkpoint", (), {}), is_task=False)
-        for worker_id, outcome in enumerate(outcomes):
-            self.recipe.snapshots[worker_id] = self.settle_one(outcome, "checkpoint", worker_id)
+        with self.verbs.staying():  # a worker that has left must not give its snapshot to a later one of its number
+            outcomes = self.verbs.every(Operation("snapshot", "checkpoint", (), {}), is_task=False)
+            taken = {number: self.settle_one(outcome, "checkpoint", number) for number, outcome in enumerate(outcomes)}
+            self.driver.do_between(lambda: self.recipe.snapshots.update(taken))
 
     # ---- what it tells -----------------------------------------------------------------------------------------------
 
@@ -355,6 +375,7 @@ def _context(
     backend: Backend,
     settings: PoolSettings,
     reports: Reports,
+    outbox: Outbox,
     forget: weakref.WeakMethod[Callable[[int, int], None]],
 ) -> PoolContext:
     """Return what the back end gets to know; the pool itself is not part of it, so that it can be forgotten."""
@@ -368,8 +389,8 @@ def _context(
     crosses = backend.capabilities.crosses_processes
     return PoolContext(
         recipe=recipe,
-        on_progress=_guarded(reports),
-        on_log=_guarded(handle_record),
+        on_progress=outbox.later(_guarded(reports)),
+        on_log=outbox.later(_guarded(handle_record)),
         start_method=settings.start_method or "",
         # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by
         # itself.
@@ -383,10 +404,7 @@ def _context(
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Return `hook` so that what it raises is told and harms nobody.
-
-    It is called by whoever turns the engine, in the midst of taking in what a worker has sent, and neither has made the error.
-    """
+    """Return a function that calls `hook` and reports its exceptions: the caller that happens to call it has not made them."""
 
     def call(*args: Any) -> None:
         try:

@@ -71,9 +71,9 @@ def call_info(core: PoolCore) -> MethodInfo:
 
 def read_attribute(core: PoolCore, name: str) -> Any:
     """Read an attribute of every instance; return the values stacked, or `CallableMarker` for a method."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("get", name, (), {}), is_task=False)
+    outcomes = core.verbs.every(Operation("get", name, (), {}), is_task=False)
     outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
-    values = core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    values = core.settle_every(outcomes, name, DEFAULTS)
     if any(isinstance(value, CallableMarker) for value in values):
         return values[0]
     return shape_results([values], True)
@@ -81,10 +81,10 @@ def read_attribute(core: PoolCore, name: str) -> Any:
 
 def write_attribute(core: PoolCore, name: str, value: Any) -> None:
     """Set an attribute on every instance, or apply an operator to it."""
-    outcomes = core.verbs.every(core.worker_ids, _setting(name, value), is_task=False)
+    outcomes = core.verbs.every(_setting(name, value), is_task=False)
     if type(value) is Augmented:
         outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
-    core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    core.settle_every(outcomes, name, DEFAULTS)
 
 
 def _setting(name: str, value: Any) -> Operation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
 _ASYNC_TASKS_PER_WORKER = 4
+
+_NO_LOCK = contextlib.nullcontext()
 
 
 class _Method:
@@ -120,17 +123,16 @@ class PoolMethod(_Method):
     def _broadcast(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         core = self._core
         operation = self._operation(args, kwargs)
-        worker_ids = core.worker_ids
-        with self._progress(options, len(worker_ids)) as progress:
+        with self._progress(options, core.n_workers) as progress, core.changing if options.journal else _NO_LOCK:
             outcomes = core.verbs.every(
-                worker_ids,
                 operation,
                 options.policy,
                 is_task=options.counts,
+                on_begin=progress.expect,
                 on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
                 on_done=core.journal(operation) if options.journal else None,
             )
-        results = core.settle_every(outcomes, self._info.name, options, worker_ids)
+        results = core.settle_every(outcomes, self._info.name, options)
         return shape_results([results], options.stack_results)
 
     # ---- maps --------------------------------------------------------------------------------------------------------
@@ -165,9 +167,9 @@ class PoolMethod(_Method):
 
         with self._progress(options, source.total) as progress:
             if core.is_dedicated:
-                pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, options.policy)
+                pieces = core.verbs.dedicated(source, on_arrival, options.policy)
             elif options.synchronize:
-                pieces = core.verbs.rounds(source, core.worker_ids, on_arrival, options.policy)
+                pieces = core.verbs.rounds(source, on_arrival, options.policy)
             else:
                 run = core.verbs.run(source, core.n_workers, options.policy, chunksize=options.chunksize)
                 pieces = core.verbs.map(run, on_arrival)

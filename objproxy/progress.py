@@ -84,6 +84,8 @@ _call_numbers = itertools.count(1)
 class _Bar(Protocol):
     """What draws."""
 
+    total: int | None
+
     def update(self, n_items: int) -> Any:
         """Note that more is done."""
 
@@ -137,6 +139,13 @@ class Progress:
         if reports is not None:  # last, since a bar that cannot be made ends the call
             self._number = next(_call_numbers)
             reports.running[self._number] = self
+
+    def expect(self, total: int) -> None:
+        """Note that the number of items has changed since the bar was made."""
+        if total != self._total:
+            self._total = total
+            if self._bar is not None:
+                self._bar.total = total
 
     def update(self, n_items: int) -> None:
         """Note that `n_items` more are done."""
@@ -322,6 +331,16 @@ class _RichBar:
         description = str(options.get("desc") or "")
         visible = not options.get("disable", False)
         self._task = self._progress.add_task(description, total=options["total"], visible=visible, rate="", report="")
+
+    @property
+    def total(self) -> int | None:
+        """Number of items, if it is known."""
+        total: int | None = self._progress.tasks[self._progress.task_ids.index(self._task)].total
+        return total
+
+    @total.setter
+    def total(self, total: int | None) -> None:
+        self._progress.update(self._task, total=total)
 
     def update(self, n_items: int) -> None:
         """Note that more is done; `rich` itself is told ten times a second, since it takes 20 us to listen."""

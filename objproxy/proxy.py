@@ -378,8 +378,8 @@ class ProxyPool(Generic[T]):
         return instance
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over all instances."""
-        return (self[worker_id] for worker_id in range(self._core.n_workers))
+        """Iterate over the instances of now, whatever becomes of the pool's size meanwhile."""
+        return iter([cast(T, self._instance(worker_id)) for worker_id in range(self._core.n_workers)])
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call every instance, as any of its methods."""

@@ -111,14 +111,18 @@ class PoolRecipe:
         """Say how arguments travel."""
         self._pack = pack
 
-    def check(self) -> None:
-        """Pickle everything now, so that what cannot be sent is told before any process starts."""
+    def check(self, n_workers: int) -> None:
+        """Pickle everything for so many workers now, so that what cannot be sent is told before any process starts."""
         _ = self.factory
-        for worker_id in range(self.n_workers):
+        for worker_id in range(n_workers):
             self._packed_arguments(worker_id)
 
     def join(self, worker_id: int) -> None:
-        """Note that a worker joins a pool that has run for a while: it begins with what the first has carried out."""
+        """Note that a worker joins a pool that has run for a while: it begins with what the first has carried out.
+
+        A worker of that number that has left is nothing to it.
+        """
+        self.snapshots.pop(worker_id, None)
         self.replays[worker_id] = list(self.replays[0])
 
     def forget(self) -> None:

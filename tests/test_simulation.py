@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import dataclasses
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -184,11 +185,35 @@ def test_a_broadcast_runs_exactly_once_on_every_worker(seed: int) -> None:
     with SimulatedPool(seed, 30, dataclasses.replace(CALM, dies_before=0.1, dies_idle=0.3)) as pool:
         for _ in range(10):
             operation = Operation("call", "work", (1,), {})
-            outcomes = pool.verbs.every(range(30), operation)
+            outcomes = pool.verbs.every(operation)
             assert all(type(outcome) is Failure or outcome == 2 for outcome in outcomes)
         for call, executions in pool.backend.executions.items():
             assert max(executions.values()) == 1
             assert call.outstanding == 0
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_each_call_sees_one_set_of_workers_while_the_pool_changes(seed: int) -> None:
+    """Its size changes before each round of a call, and while a broadcast is on its way."""
+    with SimulatedPool(seed, 8, UNSTALLED) as pool:
+        sizes = random.Random(seed)
+
+        def resize(*_event: Any) -> None:
+            pool.driver.resize(sizes.randint(1, 8), lambda: None)
+
+        for _ in range(5):
+            n_workers = pool.driver.state.n_workers
+            items = (item for item in range(30) if resize() is None)
+            pieces = pool.verbs.rounds(ItemSource("work", [items], {}), resize)
+            outcomes = flatten(pieces)
+            check_results(outcomes, 30)
+            errors = [outcome.error for outcome in outcomes if type(outcome) is Failure]
+            assert all("no longer part" not in str(error) for error in errors)
+            assert len(pieces) == 30
+            outcomes = pool.verbs.every(Operation("call", "work", (1,), {}), on_begin=resize, on_arrival=resize)
+            assert all("no longer part" not in str(outcome.error) for outcome in outcomes if type(outcome) is Failure)
+            assert 1 <= n_workers <= 8
+        pool.driver.wait_until(lambda: len(pool.driver.state.workers) == pool.driver.state.n_workers)
 
 
 @pytest.mark.parametrize("seed", seeds())
@@ -201,7 +226,7 @@ def test_each_idle_death_is_told_exactly_once(seed: int) -> None:
             pool.driver.wait_until(lambda: pool.driver.state.n_starting == 0)
             for worker_id in dead:
                 pool.backend.crash(worker_id)
-            outcomes = pool.verbs.every(range(n_workers), Operation("call", "work", (1,), {}))
+            outcomes = pool.verbs.every(Operation("call", "work", (1,), {}))
             told = [i for i, outcome in enumerate(outcomes) if type(outcome) is Failure]
             assert told == sorted(dead)
             n_told += len(told)

@@ -103,7 +103,14 @@ def raised_in_constructor(worker_id: int, cause: BaseException, device: str | No
 
 def gone_worker(worker_id: int | None) -> MakeError:
     """Return the maker of errors for items that only a worker could run that has left the pool."""
-    return lambda _item: PoolBrokenError(f"worker {worker_id} is no longer part of this pool (see resize)")
+
+    def make_error(_item: int) -> BaseException:
+        detail = f"worker {worker_id} is no longer part of this pool (see resize); the other workers go on"
+        error = WorkerDiedError(-1 if worker_id is None else worker_id, started=False, detail=detail, is_replaced=False)
+        error.args = (detail,)
+        return error
+
+    return make_error
 
 
 def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[int, float], device: str | None) -> MakeError:

@@ -71,8 +71,11 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the call, or None; `timeout` in seconds."""
+        is_patient = not self._driver.is_calling_hooks
         self._drive(timeout)
-        return super().exception(timeout)
+        error = super().exception(timeout)
+        self._driver.finish_hooks(is_patient=is_patient)
+        return error
 
     def _drive(self, timeout: float | None) -> None:
         if not self.done():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from objproxy._engine import messages as m
 from objproxy._engine.messages import Batch, Failure, Rules
-
-#: So many of the slowest items are kept.
-N_SLOWEST = 5
 
 
 class Ledger:
@@ -24,24 +20,15 @@ class Ledger:
         What shall be done because of it.
     n_outstanding : int
         Items of all calls that were submitted and have no outcome yet.
-    slowest : list
-        A heap of (seconds, method, item, worker_id): the slowest items.
     """
 
-    __slots__ = ("_n_admitted", "actions", "n_outstanding", "now", "slowest")
+    __slots__ = ("_n_admitted", "actions", "n_outstanding", "now")
 
     def __init__(self) -> None:
         self.now = 0.0
         self.actions: list[m.Action] = []
         self.n_outstanding = 0
-        self.slowest: list[tuple[float, str, int, int]] = []
         self._n_admitted = 0
-
-    def note_slow(self, seconds: float, batch: Batch, worker_id: int) -> None:
-        """Keep an item that is among the slowest."""
-        heapq.heappush(self.slowest, (seconds, batch.rules.method, batch.start, worker_id))
-        if len(self.slowest) > N_SLOWEST:
-            heapq.heappop(self.slowest)
 
     def admit(self, batch: Batch) -> None:
         """Count a new batch in, and give it its place in the order."""

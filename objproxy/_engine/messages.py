@@ -353,6 +353,18 @@ class Resized(NamedTuple):
     n_workers: int
 
 
+class Held(NamedTuple):
+    """A call submits more than once: the workers of now stay until it is `Released`, also if the pool shrinks meanwhile."""
+
+    rules: Rules
+
+
+class Released(NamedTuple):
+    """A call that was `Held` has ended."""
+
+    rules: Rules
+
+
 Event = (
     Submitted
     | Ready
@@ -372,6 +384,8 @@ Event = (
     | CloseAsked
     | KillAsked
     | Resized
+    | Held
+    | Released
 )
 
 # ---- actions: what shall be done -------------------------------------------------------------------------------------
@@ -462,11 +476,13 @@ __all__ = [
     "Ending",
     "Event",
     "Failure",
+    "Held",
     "InitFailed",
     "KillAsked",
     "Outgrown",
     "Payload",
     "Ready",
+    "Released",
     "Replied",
     "Resized",
     "Rules",

@@ -34,7 +34,7 @@ from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.endings import END_SECONDS, Endings
-from objproxy._engine.ledger import N_SLOWEST, Ledger
+from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
 from objproxy._engine.watch import GRACE_SECONDS, Watch
@@ -76,7 +76,7 @@ class PoolState:
     n_starting : int
         Workers that are building their objects.
     slowest : list
-        A heap of (seconds, method, item, worker_id): the slowest items.
+        As `Settlement.slowest`.
     """
 
     def __init__(
@@ -99,17 +99,18 @@ class PoolState:
         self._init_timeout = init_timeout
         self._describe = describe
         self._ledger = Ledger()
-        self.slowest = self._ledger.slowest
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
+        self.slowest = self._settlement.slowest
         self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
         self.take_end_errors = self._endings.take_errors
         self._limits, self._silences = self._watch.limits, self._watch.silences
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = self._is_leaving = False
+        self._holds: dict[m.Rules, int] = {}  # calls that need their workers to the end, and how many those are
         self._make_ending_error = failures.ended_pool(None, is_broken=False)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submitted: self._on_submitted,
@@ -130,6 +131,8 @@ class PoolState:
             m.CloseAsked: self._on_close_asked,
             m.KillAsked: self._on_kill_asked,
             m.Resized: self._on_resized,
+            m.Held: self._on_held,
+            m.Released: self._on_released,
         }
 
     def begin(self, now: float) -> list[m.Action]:
@@ -206,10 +209,10 @@ class PoolState:
         record.phase = "idle"
         if self._dispatcher.is_worn_out(record):
             self._end(record, "recycled", "ask")
-        elif record.is_retiring:
-            self._end(record, "resized", "ask")
         elif self._is_finishing:
             self._end(record, "closed", "ask")
+        elif record.is_retiring:
+            self._retire(record)
         else:
             self._dispatcher.list_free(record)
 
@@ -227,11 +230,7 @@ class PoolState:
             self._watch.hear_from(record)
             return
 
-        seconds = event.seconds
-        settlement.finish(record, batch, seconds)
-        seconds /= batch.count
-        if len(self.slowest) < N_SLOWEST or seconds > self.slowest[0][0]:
-            self._ledger.note_slow(seconds, batch, record.worker_id)
+        settlement.finish(record, batch, event.seconds)
         if record.phase == "busy":
             self._serve(record)
 
@@ -275,13 +274,14 @@ class PoolState:
     # ---- workers come and go -----------------------------------------------------------------------------------------
 
     def _add_worker(self, worker_id: int) -> None:
-        record = self.removed.pop(worker_id, None)
+        record = self.removed.get(worker_id)
         if record is None:
             record = WorkerRecord(worker_id)
             record.created_at = self._ledger.now
         else:
             record.come_back(self._ledger.now)
-        self.workers[worker_id] = record
+        self.workers[worker_id] = record  # before it leaves the other: an observer takes no lock and shall find it
+        self.removed.pop(worker_id, None)
         self._start(record)
 
     def _start(self, record: WorkerRecord) -> None:
@@ -351,7 +351,10 @@ class PoolState:
 
     def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
-        if record.is_retiring or self._is_finishing or self.phase not in ("starting", "open", "closing"):
+        # One that shall go has a successor as long as there is something that only it may run.
+        is_needed = record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
+        has_left = record.is_retiring and not is_needed
+        if has_left or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
         elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)
@@ -361,11 +364,14 @@ class PoolState:
             self._start(record)
 
     def _quarantine(self, record: WorkerRecord) -> None:
-        record.phase = "quarantined"
-        self._n_quarantined += 1
         for batch in record.queue.take_all():
             self._ledger.fail(batch, 0, batch.count, self._quarantined(record, batch), record.worker_id)
-        self._break_if_all_quarantined(record)
+        if record.is_retiring:
+            self._remove(record)
+        else:
+            record.phase = "quarantined"
+            self._n_quarantined += 1
+            self._break_if_all_quarantined(record)
 
     def _quarantined(self, record: WorkerRecord, batch: Batch | None) -> failures.MakeError:
         method = None if batch is None else batch.rules.method
@@ -391,8 +397,8 @@ class PoolState:
         self._n_quarantined -= record.phase == "quarantined"
         record.phase = "gone"
         record.ended_at = self._ledger.now
-        if self.workers.pop(record.worker_id, None) is not None:
-            self.removed[record.worker_id] = record
+        self.removed[record.worker_id] = record
+        self.workers.pop(record.worker_id, None)
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
@@ -459,7 +465,7 @@ class PoolState:
         self.phase = "broken" if event.is_broken else "killed"
         self.failure = event.error
         self._make_ending_error = failures.ended_pool(event.error, is_broken=event.is_broken)
-        for batch in self._take_all_batches():
+        for batch in self._settlement.take_all(self.workers.values()):
             self._ledger.fail(batch, batch.received, batch.count, self._make_ending_error, batch.worker_id)
         for record in list(self.workers.values()):
             if record.phase in ("quarantined", "gone"):
@@ -469,14 +475,6 @@ class PoolState:
                 self._end(record, "killed", "kill")
             elif record.phase != "ending":
                 self._end(record, "killed", "leave" if record.phase == "idle" else "interrupt")
-
-    def _take_all_batches(self) -> list[Batch]:
-        batches = self._shared.take_all()
-        for record in self.workers.values():
-            while record.inflight:
-                batches.append(self._settlement.take_head(record))
-            batches += record.queue.take_all()
-        return sorted(batches)
 
     def _on_resized(self, event: m.Resized) -> None:
         """Add workers, or let those of the highest numbers go when they have done what they were given."""
@@ -488,11 +486,29 @@ class PoolState:
                 self._add_worker(worker_id)
         for record in list(self.workers.values()):
             record.is_retiring = record.worker_id >= event.n_workers
-            if record.is_retiring and record.phase == "idle":
-                self._end(record, "resized", "ask")
-            elif record.is_retiring and record.phase == "quarantined":
+            if record.is_retiring and record.phase == "quarantined":
                 self._remove(record)
+            elif record.phase == "idle":
+                self._serve(record)
         self._break_if_all_quarantined(self.workers[0])
+
+    def _retire(self, record: WorkerRecord) -> None:
+        """End an idle worker that shall go, unless a call needs it still."""
+        self._dispatcher.forget_free(record)
+        if not self._is_held(record):
+            self._end(record, "resized", "ask")
+
+    def _is_held(self, record: WorkerRecord) -> bool:
+        return any(record.worker_id < n_workers for n_workers in self._holds.values())
+
+    def _on_held(self, event: m.Held) -> None:
+        self._holds[event.rules] = self.n_workers
+
+    def _on_released(self, event: m.Released) -> None:
+        self._holds.pop(event.rules, None)
+        for record in list(self.workers.values()):
+            if record.is_retiring and record.phase == "idle":
+                self._retire(record)
 
     def _find(self, worker_id: int, generation: int) -> WorkerRecord | None:
         record = self.workers.get(worker_id)

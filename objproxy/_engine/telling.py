@@ -6,6 +6,7 @@ import logging
 
 from objproxy._engine import messages as m
 from objproxy._engine.failures import END_STEPS
+from objproxy.handling import traceback_of
 
 _logger = logging.getLogger("objproxy")
 
@@ -25,7 +26,7 @@ def tell(action: Told) -> None:
     else:
         error = action.error
         text = "the end of worker %d, which was recycled or has left the pool, has failed"
-        _logger.warning(text, worker_id, exc_info=(type(error), error, error.__traceback__), extra=extra)
+        _logger.warning(text, worker_id, exc_info=(type(error), error, traceback_of(error)), extra=extra)
 
 
 def _describe(action: m.WarnOfEnd) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine import failures
@@ -29,14 +30,17 @@ class MemoryWorker:
         Builds its object.
     worker_id, generation : int
         Which one it is.
+    wake : callable
+        Called when it has reported progress.
     """
 
-    def __init__(self, context: PoolContext, worker_id: int, generation: int) -> None:
+    def __init__(self, context: PoolContext, worker_id: int, generation: int, wake: Callable[[], None] = lambda: None) -> None:
         self.worker_id = worker_id
         self.generation = generation
         self.info = WorkerInfo()
         self._recipe = context.recipe
         self._on_progress = context.on_progress
+        self._wake = wake
         self._served: InProcessWorker | None = None
 
     def boot(self) -> list[m.Event]:
@@ -51,7 +55,7 @@ class MemoryWorker:
             pool_name=boot.pool_name,
             entropy=boot.entropy,
             depth=boot.depth,
-            on_progress=lambda done, total: self._on_progress(self.worker_id, done, total),
+            on_progress=self._report,
         )
         began = time.perf_counter()
         try:
@@ -68,6 +72,10 @@ class MemoryWorker:
         seconds = time.perf_counter() - began
         self.info = WorkerInfo(None, 0.0, seconds, own_attributes(self._served.instance))
         return [m.Ready(self.worker_id, self.generation)]
+
+    def _report(self, done: int, total: int | None) -> None:
+        self._on_progress(self.worker_id, done, total)
+        self._wake()
 
     def serve(self, batch: m.Batch) -> m.Replied:
         """Run a batch."""

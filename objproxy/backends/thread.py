@@ -46,7 +46,7 @@ class ThreadBackend(ByReference):
     def start(self, worker_id: int, generation: int) -> None:
         """Start a thread."""
         assert self._context is not None
-        worker = MemoryWorker(self._context, worker_id, generation)
+        worker = MemoryWorker(self._context, worker_id, generation, self.wake)
         self._threads[worker_id] = _WorkerThread(worker, self._tell)
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
