@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from objproxy._engine import failures
+from objproxy._engine import failures, forked
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.interrupts import held, pass_on, waiting
@@ -62,6 +62,7 @@ class Driver:
         self.backend = backend
         self._now = backend.now
         self._owner_pid = os.getpid()
+        self._is_inherited = False  # this is a forked child, where everything is refused
         self._lock = threading.Lock()
         self._leading = threading.Lock()
         self._leader: int | None = None  # the thread that holds it
@@ -69,10 +70,24 @@ class Driver:
         self._sleepers: list[threading.Lock] = []
         self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
+        self._settling: list[Any] = []  # futures that are being set
         self._warnings: list[m.Warn] = []  # logged outside of the lock
         self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
         self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
+        forked.tell(self)
+
+    def forget_parent(self) -> None:
+        """Refuse everything, in a forked child; see `forked`. A future that was set before keeps its outcome."""
+        self._is_inherited = True
+        self._lock, self._leading = threading.Lock(), threading.Lock()
+        if self._leader == threading.get_ident():
+            self._leading.acquire()
+        self._sleepers, self._onlookers = [], []
+        for future in [*(call.future for call in self._background), *(entry[0] for entry in self._resolved), *self._settling]:
+            if future is not None:
+                future.forget_parent()
+        self._background, self._resolved, self._settling = set(), [], []
 
     # ---- for callers ----------------------------------------------------------------------------------------------------
 
@@ -99,7 +114,7 @@ class Driver:
     def check_usable(self) -> None:
         """Raise the error that says why this pool cannot be used, if it cannot."""
         if os.getpid() != self._owner_pid:
-            raise PoolClosedError("this pool belongs to another process, which was forked; make a pool of your own here")
+            raise forked.refusal()
         if self.state.phase == "open":
             return
         if self.state.failure is not None and not isinstance(self.state.failure, PoolClosedError):
@@ -172,6 +187,8 @@ class Driver:
     @held
     def cancel(self, call: Call, *, and_running: bool = False) -> None:
         """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
+        if self._is_inherited:
+            return
         with self._lock:
             if call.is_dropped and not and_running:
                 return
@@ -203,7 +220,7 @@ class Driver:
     def drive_in_background(self, call: Call) -> None:
         """See that the engine is turned for `call` while its caller is busy elsewhere."""
         with self._lock:
-            if not call.outstanding or call in self._background:
+            if not call.outstanding or call in self._background or self._is_inherited:
                 return
             self._background.add(call)
         self._pump.call()
@@ -295,11 +312,13 @@ class Driver:
         if self._forgotten:
             self._cancel_forgotten()
         try:
-            events = self.backend.wait(self._seconds_until(deadline))
+            events: Sequence[m.Event] = () if self._is_inherited else self.backend.wait(self._seconds_until(deadline))
         except Exception as exc:  # a defect, of the back end or of a log handler: say so to everybody who waits
             with self._lock:
                 self._break(exc)
             raise
+        if self._is_inherited:  # perhaps only now: the task of a serial pool has forked, or a hook
+            raise forked.refusal()
         with self._lock:
             for event in events:
                 self._feed(event)
@@ -396,20 +415,17 @@ class Driver:
                 future, outcome, worker_id = self._resolved.pop(0)
             except IndexError:  # another thread took it
                 return
-            future.settle(outcome, worker_id)
+            self._settling.append(future)
+            try:
+                future.settle(outcome, worker_id)
+            finally:
+                self._settling.remove(future)
 
     def _warn(self) -> None:
         """Log what is worth a warning, outside of the lock: handlers are the user's code."""
         warnings, self._warnings = self._warnings, []
-        for worker_id, method, item, seconds in warnings:
-            _logger.warning(
-                "worker %d has been silent for %.3g s: it runs %s, item %d; pool.dump_stacks() shows where it stands",
-                worker_id,
-                seconds,
-                method,
-                item,
-                extra={"worker_id": worker_id},
-            )
+        for warning in warnings:
+            _logger.warning("%s", failures.silence(warning), extra={"worker_id": warning.worker_id})
 
     def _break(self, exc: BaseException) -> None:
         """End everything because the engine itself failed, and tell everybody; `_lock` is held."""
@@ -458,7 +474,7 @@ class Driver:
         self._leader = None
         self._leading.release()
         self._wake_successor()
-        if not self._sleepers and self.state.next_deadline() is not None:
+        if not self._sleepers and self.state.next_deadline() is not None and not self._is_inherited:
             self._pump.call()  # a worker has to be ended at its time though nobody waits any more
 
     def _wake_successor(self) -> None:

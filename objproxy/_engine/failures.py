@@ -115,6 +115,13 @@ def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
     return make_error
 
 
+def silence(warning: m.Warn) -> str:
+    """Return the words for a worker that has been silent for long."""
+    worker_id, method, item, seconds = warning
+    where = "pool.dump_stacks() shows where it stands"
+    return f"worker {worker_id} has been silent for {seconds:.3g} s: it runs {method}, item {item}; {where}"
+
+
 def missing_answers(batch: Batch, worker_id: int) -> MakeError:
     """Return the maker of errors for items that a worker left out of its answer."""
     text = f"worker {worker_id} answered {batch.received} of the {batch.count} items that it was sent"

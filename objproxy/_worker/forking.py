@@ -67,5 +67,5 @@ def _tell(error: BaseException) -> int:
         return 1
     if error.code is None or isinstance(error.code, int):
         return error.code or 0
-    print(error.code, file=sys.stderr)
+    sys.stderr.write(f"{error.code}\n")
     return 1
