@@ -16,7 +16,7 @@ import logging
 import traceback
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar
 
 __all__ = [
     "add_note",
@@ -45,7 +45,7 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 _MODULE, _QUALNAME, _NAME = (type.__dict__[name] for name in ("__module__", "__qualname__", "__name__"))
 
 
-def is_a(error: object, kinds: type | tuple[type, ...]) -> bool:
+def is_a(error: object, kinds: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
     """Return whether the type of `error` is one of `kinds`; what its ``__class__`` says is not asked."""
     return issubclass(type(error), kinds)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from objproxy import report_progress
+from objproxy.ompr import RunningWorker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,3 +301,23 @@ class Resisting:
     def echo(self, value: Any) -> Any:
         """Return what was given."""
         return value
+
+
+def work(how: str | None) -> int:
+    """Raise one of them, or return 1."""
+    if how is not None:
+        raise RESISTING[how]()
+    return 1
+
+
+def work_batch(hows: list[str | None]) -> list[int]:
+    """Do so for each of a list."""
+    return [work(how) for how in hows]
+
+
+class Runner(RunningWorker):
+    """Does so for OMPR."""
+
+    def process(self, how: str | None) -> int:  # type: ignore[override]
+        """Raise one of them, or return 1."""
+        return work(how)

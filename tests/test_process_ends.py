@@ -54,7 +54,12 @@ class Mortal:
         os._exit(0)
 
     def fork_and_leave(self, path: Path) -> None:
-        """Leave while a child holds every descriptor of this process; the child's number is in a file."""
+        """Leave while a child holds every descriptor of this process; the child's number is in a file.
+
+        A child of a worker gives its copy of the channel back, so it is given another.
+        """
+        for fd in self.own_sockets():
+            os.dup(fd)
         if os.fork() == 0:
             os.setpgid(0, 0)  # out of the reach of whoever ends this process's group
             path.with_name("half").write_text(str(os.getpid()))

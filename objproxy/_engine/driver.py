@@ -29,6 +29,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from objproxy._engine import forked
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Call
 from objproxy._engine.interrupts import held, pass_on, waiting
@@ -69,6 +70,7 @@ class Driver(Performer):
         super().__init__(state, backend, outbox.calls)
         self._outbox = outbox
         self._owner_pid = os.getpid()
+        self._is_inherited = False  # this is a forked child, where everything is refused
         self._lock = threading.Lock()
         self._leading = threading.Lock()
         self._leader: int | None = None  # the thread that holds it
@@ -77,6 +79,20 @@ class Driver(Performer):
         self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
         self._holders: dict[Call, int] = {}  # calls that keep workers in the pool, and their threads
         self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
+        forked.tell(self)
+
+    def forget_parent(self) -> None:
+        """Refuse everything, in a forked child; see `forked`. A future that was set before keeps its outcome."""
+        self._is_inherited = True
+        self._lock, self._leading = threading.Lock(), threading.Lock()
+        if self._leader == threading.get_ident():
+            self._leading.acquire()
+        self._sleepers, self._onlookers = [], []
+        for future in [*(call.future for call in self._background), *(entry[0] for entry in self._resolved), *self._settling]:
+            if future is not None:
+                future.forget_parent()
+        self._background, self._resolved, self._settling = set(), [], []
+        self._outbox.forget_parent()
 
     # ---- for callers ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +119,7 @@ class Driver(Performer):
     def check_usable(self) -> None:
         """Raise the error that says why this pool cannot be used, if it cannot."""
         if os.getpid() != self._owner_pid:
-            raise PoolClosedError("this pool belongs to another process, which was forked; make a pool of your own here")
+            raise forked.refusal()
         if self.state.phase == "open":
             return
         if self.state.failure is not None and not isinstance(self.state.failure, PoolClosedError):
@@ -229,6 +245,8 @@ class Driver(Performer):
     @held
     def cancel(self, call: Call, *, and_running: bool = False) -> None:
         """Forget a call: what is queued never runs; what runs is left to finish, or its workers are replaced."""
+        if self._is_inherited:
+            return
         with self._lock:
             if call.is_dropped and not and_running:
                 return
@@ -261,7 +279,7 @@ class Driver(Performer):
     def drive_in_background(self, call: Call) -> None:
         """See that the engine is turned for `call` while its caller is busy elsewhere."""
         with self._lock:
-            if not call.outstanding or call in self._background:
+            if not call.outstanding or call in self._background or self._is_inherited:
                 return
             self._background.add(call)
         self._pump.call()
@@ -407,11 +425,13 @@ class Driver(Performer):
         if self._forgotten:
             self._cancel_forgotten()
         try:
-            events = self.backend.wait(self._seconds_until(deadline))
+            events: Sequence[m.Event] = () if self._is_inherited else self.backend.wait(self._seconds_until(deadline))
         except Exception as exc:  # a defect, of the back end or of a log handler: say so to everybody who waits
             with self._lock:
                 self._break(exc)
             raise
+        if self._is_inherited:  # perhaps only now: the task of a serial pool has forked, or a hook
+            raise forked.refusal()
         with self._lock:
             for event in events:
                 self._feed(event)
@@ -476,7 +496,7 @@ class Driver(Performer):
         self._leader = None
         self._leading.release()
         self._wake_successor()
-        if not self._sleepers and self.state.next_deadline() is not None:
+        if not self._sleepers and self.state.next_deadline() is not None and not self._is_inherited:
             with contextlib.suppress(RuntimeError):  # the program ends, and can start no thread
                 self._pump.call()  # a worker has to be ended at its time though nobody waits any more
 

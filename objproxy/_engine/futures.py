@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from objproxy._engine import forked
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.interrupts import Condition, as_user_code, held
@@ -36,6 +37,7 @@ class CallFuture(concurrent.futures.Future[Any]):
         self._finish = finish
         # Between them, cancel() and settle() tell the waiters exactly once.
         self._end_lock = threading.Lock()
+        self._refusal: BaseException | None = None  # why a forked child cannot wait for it
         call.future = self
 
     def running(self) -> bool:
@@ -75,12 +77,23 @@ class CallFuture(concurrent.futures.Future[Any]):
         self._drive(timeout)
         error = super().exception(timeout)
         self._driver.finish_hooks(is_patient=is_patient)
+        if error is not None and error is self._refusal:
+            raise error
         return error
 
     def _drive(self, timeout: float | None) -> None:
         if not self.done():
             deadline = None if timeout is None else self._driver.backend.now() + timeout
             self._driver.drive_if_free(self.done, deadline)
+
+    def forget_parent(self) -> None:
+        """Refuse to wait, in a forked child: what has no outcome gets an error. Callbacks are the parent's, and not called."""
+        self._condition, self._end_lock = Condition(), threading.Lock()
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+        if not self.done():
+            self._exception = self._refusal = forked.refusal()
+            self._state = "FINISHED"
 
     def forget(self) -> None:
         """Let nobody wait for the task: if it is queued it never runs, if it runs it is left to finish."""

@@ -20,6 +20,7 @@ from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.payload import Payload
 from objproxy._engine.turns import Turns
 from objproxy._worker.outcome import StreamHandle
+from objproxy.handling import is_a
 
 #: Batches for each worker that are worth having outside of the source: one that runs, one ahead, one in the queue.
 _BATCHES_PER_WORKER = 3
@@ -171,7 +172,7 @@ def collect(run: MapRun, on_arrival: Callable[[Arrival], None]) -> list[Sequence
             run.feed()
     except BaseException as exc:
         # An exit or a Ctrl-C of the caller ends what runs. The error of a task does not, though it may be of the same type.
-        run.stop(and_running=not isinstance(exc, Exception) and not _is_of_task(exc, arrival))
+        run.stop(and_running=not is_a(exc, Exception) and not _is_of_task(exc, arrival))
         raise
     if run.source.error is not None:
         raise run.source.error

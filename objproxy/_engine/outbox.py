@@ -43,6 +43,12 @@ class Outbox:
         self.runner: int | None = None
         self._running = threading.Lock()
 
+    def forget_parent(self) -> None:
+        """Drop everything in a forked child: the hooks are the parent's, and so is the thread that was calling one."""
+        self.calls.clear()
+        if self.runner != threading.get_ident():
+            self.runner, self._running = None, threading.Lock()
+
     def later(self, hook: Callable[..., object]) -> Callable[..., None]:
         """Return a function that puts a call of `hook` into the queue."""
         return lambda *args: self.calls.append((hook, args))

@@ -36,6 +36,7 @@ class Performer(ABC):
         self._hooks = hooks
         self._now = backend.now
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
+        self._settling: list[Any] = []  # futures that are being set
         self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
         self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
 
@@ -122,7 +123,11 @@ class Performer(ABC):
                 future, outcome, worker_id = self._resolved.pop(0)
             except IndexError:  # another thread took it
                 return
-            future.settle(outcome, worker_id)
+            self._settling.append(future)
+            try:
+                future.settle(outcome, worker_id)
+            finally:
+                self._settling.remove(future)
             self._wake_leader()  # it may have come after the outcome did, and wait for this very future
 
 

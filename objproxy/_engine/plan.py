@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from objproxy._engine.messages import Failure
 from objproxy._engine.payload import Payload
 from objproxy._worker.wire import Constant, Operation
+from objproxy.handling import is_a
 
 Encoder = Callable[[Operation], Any]
 
@@ -105,7 +106,7 @@ class ItemSource:
         except BaseException as exc:
             self.error = exc
             self.is_exhausted = True
-            if not isinstance(exc, Exception):
+            if not is_a(exc, Exception):
                 raise
         if len(items) < n_items:
             self.is_exhausted = True

@@ -114,6 +114,11 @@ class StreamRun(MapRun):
         super().stop(and_running=and_running)
         self._driver.nudge(self.call)
 
+    def forget_parent(self) -> None:
+        """Wait for nothing any more, in a forked child."""
+        self._is_stopped = True
+        self.source.items.clear()
+
     def n_wanted(self, n_kept: int) -> int:
         """Return how many more items the workers could use now."""
         return max(0, super()._size_now(n_kept) - len(self.source.items))

@@ -23,13 +23,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
+from objproxy._engine import forked
 from objproxy._engine.calls import Arrival
 from objproxy._engine.interrupts import Condition, held
 from objproxy._engine.mapping import SKIP
 from objproxy._engine.messages import Failure
+from objproxy._engine.stream_input import read
 from objproxy._engine.stream_run import FailedItem, InputError, StreamRun
 from objproxy._engine.turns import Turns
 from objproxy._worker.outcome import StreamHandle
@@ -83,10 +84,7 @@ class TaskStream(Iterator[Any]):
         self._maxsize = maxsize
         self._on_failure = on_failure
         self._on_value = on_value
-        self._lock = threading.Lock()  # that of `_changed`, for where speed counts
-        self._changed = Condition(self._lock)
-        self._feeding = threading.RLock()
-        self._hands = threading.Lock()
+        self._make_locks()
         self._inputs: deque[Iterator[Any]] = deque()
         self._current: tuple[Arrival, Sequence[Any]] | None = None
         self._outcomes: Sequence[Any] = ()  # those of the current piece, of which `_at` is next
@@ -97,6 +95,21 @@ class TaskStream(Iterator[Any]):
         self._broken_by: BaseException | None = None
         self._keeper: threading.Thread | None = None
         self._reader: threading.Thread | None = None
+        forked.tell(self)
+
+    def _make_locks(self) -> None:
+        self._lock = threading.Lock()  # that of `_changed`, for where speed counts
+        self._changed = Condition(self._lock)
+        self._feeding = threading.RLock()
+        self._hands = threading.Lock()
+
+    def forget_parent(self) -> None:
+        """Give what is ready, and then refuse, in a forked child; see `forked`."""
+        self._make_locks()
+        self._inputs.clear()
+        self._n_sleeping = self._n_getting = 0
+        self._broken_by, self._keeper, self._reader = forked.refusal(), None, None
+        self._run.forget_parent()
 
     # ---- in ----------------------------------------------------------------------------------------------------------
 
@@ -149,7 +162,7 @@ class TaskStream(Iterator[Any]):
         self._inputs.append(items)
         self._queue.is_open_ended = True
         if self._reader is None:
-            self._reader = threading.Thread(target=self._read, name="objproxy-stream-reader", daemon=True)
+            self._reader = threading.Thread(target=read, args=(self,), name="objproxy-stream-reader", daemon=True)
             self._reader.start()
 
     @held
@@ -206,6 +219,8 @@ class TaskStream(Iterator[Any]):
                 except queue.Empty:  # what was ready is skipped
                     break
             results += values
+        if not results and n_items != 0 and self._broken_by is not None and not self._run.has_work:
+            raise self._broken_by
         self._feed()
         self._see_to_keeper()
         return results
@@ -384,7 +399,8 @@ class TaskStream(Iterator[Any]):
 
     def _turn(self, deadline: float | None, is_wanted: Callable[[], bool] | None = None) -> bool:
         """Wait for arrivals and take them in; False if another thread does so, or if there is nothing to wait for."""
-        if not self._run.has_work or not self._hands.acquire(blocking=False):
+        hands = self._hands
+        if not self._run.has_work or not hands.acquire(blocking=False):
             return False
         try:
             self._n_turns += 1
@@ -396,7 +412,7 @@ class TaskStream(Iterator[Any]):
                         for arrival in arrivals:
                             self._sort_in(arrival)
         finally:
-            self._hands.release()
+            hands.release()
             self._tell()
         self._feed()
         return True
@@ -445,56 +461,3 @@ class TaskStream(Iterator[Any]):
 
     def _is_left_alone(self) -> bool:
         return not self._n_getting and not self._is_closed
-
-    def _read(self) -> None:
-        """Read the iterators that were put, one after another, as the workers need their items."""
-        while True:
-            with self._changed:
-                n_wanted = self._wait_for_room()
-                if not n_wanted:
-                    self._reader = None
-                    return
-                items = self._inputs[0]
-            try:
-                for item in islice(items, n_wanted):
-                    self._add_read(item)
-                    n_wanted -= 1
-            except BaseException as exc:  # raised again in the thread that gets the results
-                self._end_input(exc)
-            else:
-                if n_wanted:
-                    self._end_input(None)
-            self._feed()
-
-    def _add_read(self, item: Any) -> None:
-        """Add one item; reading the next may take long, so the keeper sees to it that this one is not held back."""
-        with self._changed:
-            if not self._is_closed:
-                self._n_put += 1
-                self._queue.items.append(item)
-        if self._keeper is None:
-            self._see_to_keeper()
-
-    def _end_input(self, error: BaseException | None) -> None:
-        """Go on to the next iterator; an error of this one takes the place of a result, behind those of its items."""
-        with self._changed:
-            if self._is_closed:
-                return
-            self._inputs.popleft()
-            self._queue.is_open_ended = bool(self._inputs)
-            if error is not None:
-                self._queue.items.append(InputError(error))
-                self._queue.n_errors += 1
-                self._n_put += 1
-            self._changed.notify_all()
-
-    def _wait_for_room(self) -> int:
-        """Return how many items to read, 0 when there is nothing left to read; `_changed` is held."""
-        while self._inputs and not self._is_closed and self._broken_by is None:
-            n_wanted = self._run.n_wanted(self._n_arrived - self._n_given)
-            if n_wanted:
-                return n_wanted
-            self._n_sleeping += 1
-            self._changed.wait()
-            self._n_sleeping -= 1
-        return 0

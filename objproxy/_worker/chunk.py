@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from objproxy._worker import wire
+from objproxy._worker import forking, wire
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
@@ -86,6 +86,8 @@ class ChunkRunner:
                     # A StopIteration of the method looks like the end of the items; its arguments are used up.
                     raise StopIteration("raised by the method")
             except BaseException as exc:
+                if forking.is_child:
+                    forking.end_child(exc)
                 self._done = self._journal.done
                 self._send_now(Segment(wire.ERRORS, 1, encode_error(exc)))
             if self._interrupt.has_come:
@@ -124,6 +126,8 @@ class ChunkRunner:
 
     def _change_lane(self, value: Any) -> None:
         """Make room for `value`, which did not fit, and store it."""
+        if forking.is_child:  # nothing fits a journal that was taken away
+            forking.end_child()
         lane = _LANES.get(type(value), wire.PICKLES)
         if lane != self._journal.header[LANE] and self._done:
             self._lane_changes += 1
@@ -146,6 +150,8 @@ class ChunkRunner:
                 self._flush(wire.PICKLES)
 
     def _store_pickled(self, value: Any) -> None:
+        if forking.is_child:  # before a large result is written where the worker writes its own
+            forking.end_child()
         try:
             data = self._plane.pack(self._host.settle(value))
         except BaseException as exc:
@@ -217,7 +223,10 @@ def _fill(values: Iterable[Any], journal: Journal, lane: int, at: int) -> tuple[
             if value is not None:
                 return value, at
             at += 1
-            header[COUNT] = at
+            try:
+                header[COUNT] = at
+            except ValueError:  # the journal was taken away: this is a forked child
+                return value, at
         return _END, at
 
     kind: type = int if lane == wire.INTS else float
@@ -227,7 +236,7 @@ def _fill(values: Iterable[Any], journal: Journal, lane: int, at: int) -> tuple[
             return value, at
         try:
             slots[at] = value
-        except (ValueError, IndexError):  # beyond 64 bits, or the journal is full
+        except (ValueError, IndexError):  # beyond 64 bits, or the journal is full, or taken away (a forked child)
             return value, at
         at += 1
     return _END, at

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from objproxy._worker import forking
+
 __all__ = ["Worker", "current_worker", "report_progress"]
 
 #: Second element of the spawn key of a stream of an item; worker streams use the worker's number alone.
@@ -28,13 +30,16 @@ class _Reports:
 
     def __init__(self, send: Callable[[int, int | None], None]) -> None:
         self._send = send
+        self._n_forks = forking.count
         self._lock = threading.Lock()  # guards the other fields: any thread of a task may report
         self._latest: tuple[int, int | None] | None = None
         self._sent_at = float("-inf")
         self._timer: threading.Timer | None = None  # sends the latest report when its time has come
 
     def tell(self, done: int, total: int | None) -> None:
-        """Send a report, now or soon; a later one takes its place."""
+        """Send a report, now or soon; a later one takes its place. In a forked child do nothing."""
+        if self._n_forks != forking.count:
+            return
         with self._lock:
             self._latest = done, total
             wait = self._sent_at + _REPORT_SECONDS - time.monotonic()

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import Any
 
-from objproxy._worker import wire
+from objproxy._worker import forking, wire
 from objproxy._worker.context import Worker
 
 
@@ -54,6 +54,8 @@ def install(channel: wire.WorkerChannel, worker: Worker) -> None:
         return
 
     def hook(*_args: Any, **_kwargs: Any) -> None:
+        if forking.is_child:
+            raise RuntimeError("breakpoint() works in the worker, not in a process that was forked from it")
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("breakpoint() in a worker works in the thread that runs the method, not in another one")
         _make_debugger(Terminal(channel), worker).set_trace(sys._getframe(1))

@@ -12,6 +12,7 @@ An interrupt (SIGINT, sent by the parent and by nobody else, since each worker h
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -39,6 +40,16 @@ class Interrupt:
             raise KeyboardInterrupt(
                 "the pool has given this call up: it was cancelled, ran past its time limit, or its pool ended"
             )
+
+
+def detach(evidence_fd: int) -> None:
+    """Let go of the pipe in a forked child: a crash of it is told on its standard error."""
+    signal.set_wakeup_fd(-1)
+    faulthandler.unregister(platform.STACK_SIGNAL)
+    faulthandler.disable()
+    with contextlib.suppress(Exception):  # it may have no standard error
+        faulthandler.enable()
+    os.close(evidence_fd)
 
 
 def install(evidence_fd: int) -> Interrupt:

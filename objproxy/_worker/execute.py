@@ -12,6 +12,7 @@ from functools import partial
 from types import GeneratorType
 from typing import Any
 
+from objproxy._worker import forking
 from objproxy._worker.context import Worker
 from objproxy._worker.items import Rows
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
@@ -81,15 +82,21 @@ class Host:
         return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
-        """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised."""
+        """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised.
+
+        A process that one of the calls has forked makes no further call.
+        """
         results: list[Any] = []
         calls: Iterator[Any] | None = None
+        n_forks = forking.count
         for self.n_done in range(count):
             try:
                 calls = calls or self.calls(operation)
                 results.append(self.settle(next(calls)))
             except BaseException as exc:
                 results.append(Failure(with_worker_trace(exc)))
+            if n_forks != forking.count:
+                break
         self.n_done = 0
         return results
 

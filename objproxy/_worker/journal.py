@@ -195,6 +195,18 @@ class Journal:
             return None, None
         return (self.segment(count) if done > received else None), done
 
+    def detach(self) -> None:
+        """Let go of the memory in a forked child, and go on with memory of its own.
+
+        Code further up the stack may hold views of the shared memory: writing to those raises ValueError now.
+        """
+        done = self.done
+        self.close()
+        view = memoryview(bytearray(_HEADER_BYTES + 8))
+        self.header, self.body = view[:_HEADER_BYTES].cast("q"), view[_HEADER_BYTES:]
+        self.slots = {wire.INTS: self.body.cast("q"), wire.FLOATS: self.body.cast("d")}
+        self.header[LANE], self.header[BASE] = wire.NONES, done
+
     def close(self) -> None:
         """Unmap the memory."""
         for view in (self.header, *self.slots.values(), self.body):

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from objproxy._worker import wire
+from objproxy._worker import forking, wire
 
 #: Where ``concurrent.futures`` and its descendants (loky) keep the threads that their hooks of `threading` end.
 _REGISTRIES = ("_threads_queues", "_threads_wakeups")
@@ -58,6 +58,8 @@ def leave(status: int, steps: Steps, delete_object: Callable[[], None]) -> NoRet
     delete_object : callable
         Deletes the user's object.
     """
+    if forking.is_child:  # the user's own end has forked
+        forking.end_child()
     todo = (lambda: _join_threads(steps), lambda: _run_exit_functions(steps), _flush, delete_object, _flush)
     try:
         for step in todo:

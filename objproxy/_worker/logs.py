@@ -6,7 +6,7 @@ import logging
 import pickle
 from typing import Any
 
-from objproxy._worker import wire
+from objproxy._worker import forking, wire
 from objproxy._worker.context import Worker, worker_of_thread
 from objproxy.handling import format_error, repr_of
 
@@ -27,6 +27,10 @@ class HomewardHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send `record`, as text where it would not pickle."""
+        if forking.is_child:  # as in a program that has not set up logging
+            if record.levelno >= logging.WARNING and logging.lastResort is not None:
+                logging.lastResort.handle(record)
+            return
         try:
             self._channel.send(wire.LOG, pickle.dumps(_portable(record, self._worker), 5))
         except wire.ChannelClosedError:

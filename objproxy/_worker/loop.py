@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, debugger, distress, lineage, platform, wire
+from objproxy._worker import context, debugger, distress, forking, lineage, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
@@ -87,12 +87,16 @@ class WorkerLoop:
         try:
             operation = wire.Operation(*self._plane.unpack(memoryview(body)[wire.CALL_HEAD.size :], parts))
         except BaseException as exc:  # whatever the user's __setstate__ raises is the error of its item
+            if forking.is_child:
+                forking.end_child(exc)
             if count > 1:  # which one it is turns out when they come one by one
                 self._channel.send(wire.UNREADABLE, wire.UNREADABLE_BODY.pack(seq))
             else:
                 self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
             return
 
+        if forking.is_child:
+            forking.end_child()
         self._journal.begin_items()
         del body  # may be large, and the call may take long
         self._item_base = (call_number, start) if call_number else None
@@ -129,7 +133,11 @@ class WorkerLoop:
         try:
             value = self._host.perform(operation)
         except BaseException as exc:  # SystemExit and KeyboardInterrupt too are the call's error; the worker lives
+            if forking.is_child:
+                forking.end_child(exc)
             return wire.ERRORS, encode_error(exc)
+        if forking.is_child:
+            forking.end_child()
         try:
             return wire.PICKLES, self._plane.pack(value)
         except BaseException as exc:
@@ -176,6 +184,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
     journal = Journal(journal_fd)
     os.close(journal_fd)
     steps, status, delete_object = Steps(channel), 0, _do_nothing
+    forking.protect(channel.detach, journal.detach, lambda: distress.detach(evidence_fd))
     try:
         booted = _boot(channel, segments_fd)
         if booted is not None:
@@ -186,7 +195,9 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
                 status = _finish(host, channel, steps)
     except wire.ChannelClosedError:
         status = 1
-    except BaseException:  # an interrupt, or a defect of this module
+    except BaseException as exc:  # the object's own close() raised: say so, and leave all the same
+        if forking.is_child:
+            forking.end_child(exc)
         if not interrupt.has_come:
             sys.excepthook(*sys.exc_info())
         status = 1
@@ -227,9 +238,13 @@ def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, W
         debugger.install(channel, worker)
         host, ready = booting.build_host(boot, worker, read_cargo)
     except BaseException as exc:
+        if forking.is_child:
+            forking.end_child(exc)
         channel.send(wire.INIT_FAILED, encode_error(exc))
         return None
 
+    if forking.is_child:
+        forking.end_child()
     channel.send(wire.READY, pickle.dumps(ready))
     return host, plane, boot
 

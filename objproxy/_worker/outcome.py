@@ -86,7 +86,7 @@ def _load_error(data: bytes) -> BaseException:
     error = pickle.loads(data)
     if not handling.is_a(error, BaseException):
         raise TypeError(f"unpickling it gives no exception, but {handling.type_name(error)}")
-    return error  # type: ignore[no-any-return]
+    return error
 
 
 class _Rebuilt:

@@ -216,6 +216,9 @@ class WorkerChannel:
                 self._write_all(memoryview(data))
             except (BrokenPipeError, ConnectionResetError) as exc:
                 raise ChannelClosedError("the parent is gone") from exc
+            except OSError as exc:
+                self._check_is_here(exc)
+                raise
 
     def _write_all(self, rest: memoryview) -> None:
         while rest:
@@ -223,6 +226,12 @@ class WorkerChannel:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
                 wait_for_descriptor(self._fd, for_writing=True)
+
+    def detach(self) -> None:
+        """Close this copy of the channel in a forked child: whatever uses it there is told that the parent is gone."""
+        self._lock = contextlib.nullcontext()  # a thread that is not here may hold the lock
+        self._fd = -1
+        self._sock.close()
 
     def receive(self) -> tuple[int, bytes]:
         """Wait for the next frame.
@@ -238,7 +247,14 @@ class WorkerChannel:
                 ready += self._reader.read()
             except BlockingIOError:
                 self._wait()
+            except OSError as exc:
+                self._check_is_here(exc)
+                raise
         return ready.pop(0)
+
+    def _check_is_here(self, error: OSError) -> None:
+        if self._fd < 0:
+            raise ChannelClosedError("this process was forked from a worker, and the channel is the worker's") from error
 
     def receive_only(self, kind: int) -> bytes:
         """Wait for a frame of one kind; what else comes is kept, in its order."""

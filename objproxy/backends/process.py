@@ -280,6 +280,7 @@ class ProcessBackend:
         """Close what a forked child has inherited."""
         if not self._is_closed:
             self._is_closed = True
+            self._arena = None  # its memory is the parent's too
             if self._nursery is not None:
                 self._nursery.abandon()
             self._close_descriptors()

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
 from objproxy._engine.interrupts import waiting
+from objproxy._worker import forking
+from objproxy._worker.outcome import Failure
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 from objproxy.handling import describe, log_error
@@ -106,6 +108,7 @@ class _WorkerThread:
         self.inbox: queue.SimpleQueue[m.Batch | None] = queue.SimpleQueue()
         self._tell = tell
         self._is_forgotten = False
+        self._n_forks = forking.count
         name = f"objproxy-worker-{worker.worker_id}"
         # A daemon, because a call that never ends must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -133,17 +136,28 @@ class _WorkerThread:
             self._say(m.Died(self.worker.worker_id, self.worker.generation, exitcode=1, detail=describe(exc)))
 
     def _serve(self) -> None:
-        for event in self.worker.boot():
+        events = self.worker.boot()
+        self._end_child(None)
+        for event in events:
             self._say(event)
             if type(event) is m.Died:
                 return
         while (batch := self.inbox.get()) is not None and not self._is_forgotten:
-            self._say(self.worker.serve(batch))
+            reply = self.worker.serve(batch)
+            self._end_child(reply.outcomes[-1])
+            self._say(reply)
             del batch  # its arguments may be large, and the next may be long in coming
         if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
             self._say(m.Ending(self.worker.worker_id, self.worker.generation, "finishing"))
-            for event in self.worker.finish():
+            events = self.worker.finish()
+            self._end_child(None)
+            for event in events:
                 self._say(event)
+
+    def _end_child(self, outcome: object) -> None:
+        """End this process if the user's code has forked it: nothing waits here for what this thread, the only one, does."""
+        if forking.count != self._n_forks:
+            forking.end_child(outcome.error if type(outcome) is Failure else None)
 
     def _say(self, event: m.Event) -> None:
         if not self._is_forgotten:

@@ -6,6 +6,7 @@ import contextlib
 import enum
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class AsyncResult:
         self._value: Any = None
         self._error: BaseException | None = None
         self._is_settled = threading.Event()
+        self._owner_pid = os.getpid()
         future.add_done_callback(self._settle)
 
     def _settle(self, _future: Future[Any]) -> None:
@@ -101,6 +103,9 @@ class AsyncResult:
         except Exception:
             logging.getLogger("objproxy").exception("a callback of apply_async raised")
 
+    def _is_owned(self) -> bool:
+        return os.getpid() == self._owner_pid
+
     def ready(self) -> bool:
         """Return whether the task has ended, well or not."""
         return self._is_settled.is_set()
@@ -119,6 +124,9 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the task has ended, or `timeout` seconds have passed."""
+        if not self._is_owned():
+            self._future.exception()  # what has no outcome has a PoolClosedError now
+            return
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self._future.done():
             # This thread turns the engine, if nobody else does.
@@ -140,7 +148,7 @@ class AsyncResult:
             The task has not ended in time; it goes on.
         """
         self.wait(timeout)
-        if not self.ready():
+        if not self.ready() and self._is_owned():
             raise TimeoutError(f"the task has not ended within {timeout} s; it goes on, call get() again")
         if not self._is_known:
             self._learn()

@@ -11,7 +11,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
-from objproxy.handling import block
+from objproxy.handling import block, is_a
 from objproxy.insights import Insights
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
@@ -144,9 +144,9 @@ class Session:
         finish = self._pool.finish.options(counts=False, timeout=limit, return_exceptions=True, stack_results=False)
         own_limit = functions.worker_exit_timeout if self._is_thread else None
         for outcome in finish(worker_exit, own_limit, has_lifespan=self.lifespan is not None):
-            if isinstance(outcome, WorkerDiedError) and not outcome.started:
+            if is_a(outcome, WorkerDiedError) and not outcome.started:
                 continue  # it died with nothing to do, and what it would have returned with it
-            if isinstance(outcome, BaseException):
+            if is_a(outcome, BaseException):
                 raise outcome
             self.exit_results += outcome
 
@@ -319,7 +319,7 @@ class Session:
 
     def _note_end(self, future: Future[Any]) -> None:
         self._pending.discard(future)
-        if not future.cancelled() and isinstance(future.exception(), PoolBrokenError):
+        if not future.cancelled() and is_a(future.exception(), PoolBrokenError):
             self._is_broken = True
 
     def _keep(self, functions: Functions) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
 from objproxy.handling import cause_of, is_a, set_traceback
@@ -221,13 +221,12 @@ class WorkerPoolResultGenerator(Iterator[Any]):
             if not is_final and self.parent_obj.is_remote:
                 error = _clean(error)
             behaviour = self.parent_obj.exception_behavior
-            if is_final or not is_a(error, Exception) or behaviour == ExceptionBehaviour.IMMEDIATE:
+            if is_final or behaviour == ExceptionBehaviour.IMMEDIATE or not is_a(error, Exception):
                 self.close()
                 raise error
-            settled = cast(Exception, error)
             if behaviour == ExceptionBehaviour.DEFERRED:
-                self._deferred.append(settled)
-            return settled
+                self._deferred.append(error)
+            return error
         finally:
             del error  # else it and this frame hold each other, and the workers, until garbage is collected
 
@@ -248,7 +247,7 @@ class WorkerPoolResultGenerator(Iterator[Any]):
 def _clean(error: Exception | SystemExit) -> Exception | SystemExit:
     """Return an error without the frames of the engine; ``sys.exit()`` in a worker shall not end this program."""
     cause = cause_of(error)
-    if isinstance(error, SystemExit) and isinstance(cause, RemoteTraceback):
+    if is_a(error, SystemExit) and is_a(cause, RemoteTraceback):
         error = RuntimeError(f"the worker called sys.exit({error.code!r})")
         error.__cause__ = cause
     set_traceback(error, None)
@@ -267,7 +266,7 @@ def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
         )
     except WorkerInitError as exc:
         cause = exc.__cause__
-        if isinstance(cause, Exception) and not isinstance(cause, RemoteTraceback):
+        if is_a(cause, Exception) and not is_a(cause, RemoteTraceback):
             raise cause from cause_of(cause)
         raise
 

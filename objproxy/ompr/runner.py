@@ -291,7 +291,7 @@ class OMPRunner:
 
     def _describe(self, index: int, task: Any, error: BaseException) -> OMPRException:
         is_unsent = is_a(error, (ArgumentPickleError, PoolBrokenError, PoolClosedError))
-        attempts = error.attempts if isinstance(error, WorkerDiedError) else 0 if is_unsent else self._attempts
+        attempts = error.attempts if is_a(error, WorkerDiedError) else 0 if is_unsent else self._attempts
         what = "RWW timeout" if is_a(error, TaskTimeoutError) else describe(error)
         times = f" (attempts: {attempts})" if attempts > 1 else ""
         exception = OMPRException(f"exception while processing task #{index}: {what}{times}", task=task, attempts=attempts)
