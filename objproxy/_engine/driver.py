@@ -214,7 +214,8 @@ class Driver:
 
     def _drive_for_futures(self) -> None:
         self._resolve()
-        self.wait_until(lambda: not self._background and self.state.next_deadline() is None)
+        state = self.state
+        self.wait_until(lambda: not self._background and (state.next_deadline() is None or state.phase == "closed"))
 
     @held
     def nudge(self, call: Call) -> None:
