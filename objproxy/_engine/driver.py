@@ -289,7 +289,9 @@ class Driver(Performer):
         self.wait_until(self._can_pump_rest)
 
     def _can_pump_rest(self) -> bool:
-        return not self._pump.is_here() or (not self._background and self.state.next_deadline() is None)
+        if not self._pump.is_here():
+            return True
+        return not self._background and (self.state.next_deadline() is None or self.state.phase == "closed")
 
     @held
     def nudge(self, call: Call) -> None:

@@ -303,6 +303,7 @@ class PoolState:
     def _on_init_failed(self, event: m.InitFailed) -> None:
         record = self._find(event.worker_id, event.generation)
         if record is not None and record.phase == "starting":
+            self._watch.expect(record, END_SECONDS)
             self._fail_init(record, event.error)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
@@ -313,7 +314,6 @@ class PoolState:
     def _fail_init(self, record: WorkerRecord, error: BaseException) -> None:
         """Note why a constructor failed; its worker's death follows. A pool that is being made fails with it."""
         record.init_error = error
-        self._watch.expect(record, END_SECONDS)
         if self.phase == "starting":
             self._break(error)
 
