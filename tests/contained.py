@@ -26,7 +26,8 @@ with open(_os.environ["COUNTED"], "a") as _file:
         _os._exit(99)
 """
 
-_NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+#: A process namespace of its own: everything in it is killed with its first process.
+NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 class Ended(NamedTuple):
@@ -42,7 +43,7 @@ class Ended(NamedTuple):
 def has_namespaces() -> bool:
     """Return whether this user may make process namespaces."""
     try:
-        return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+        return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
@@ -58,7 +59,7 @@ def run_contained(folder: Path, files: Mapping[str, str], environ: Mapping[str, 
     counted = folder / "counted"
     counted.touch()
     done = subprocess.run(
-        [*_NAMESPACE, "timeout", "-k", "1", str(_SECONDS), sys.executable, "main.py"],
+        [*NAMESPACE, "timeout", "-k", "1", str(_SECONDS), sys.executable, "main.py"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -220,8 +220,8 @@ def _start_server(ports: list[int]) -> tuple[subprocess.Popen[bytes], DashboardD
     if _MARK in os.environ:
         raise RuntimeError(
             f"no dashboard is started by a process that should have become a helper: {sys.executable!r} runs the program once "
-            "more in place of the code that -c gives it. Likely cause: a frozen application. Start the dashboard by the "
-            "command 'objproxy dashboard', and call connect_to_dashboard()"
+            "more in place of the code that -c gives it. Likely cause: a frozen application. Start the dashboard by the command"
+            " 'objproxy dashboard', and call connect_to_dashboard()"
         )
     path = [os.path.abspath(entry) for entry in sys.path]  # an empty one stands for the working directory
     read_fd, write_fd = (frames.move_above_standard(fd) for fd in os.pipe())
