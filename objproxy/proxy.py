@@ -56,9 +56,9 @@ class ProxyPool(Generic[T]):
         fastest, on Linux, in a program that has one thread, those of compiled code counted too, with no GPU among the devices;
         else the default.
     seed : int or None
-        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``,
-        which in a map has a stream for each item that does not depend on the number of workers. Without a seed all
-        streams differ.
+        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``. Each item
+        of a fan-out, and each ``submit`` to any worker, has a stream of its own for all three, which does not depend on the
+        workers (``random`` and ``numpy.random`` in processes only). Without a seed all streams differ.
     max_tasks_per_worker : int or None
         Items after which a worker is replaced by a fresh one.
     max_rss : int or None

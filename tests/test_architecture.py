@@ -20,6 +20,7 @@ PACKAGE = Path(objproxy.__file__).parent
 LATE_IMPORTS = {
     "numpy",
     "tempfile",
+    "resource",
     "random",
     "numpy.random",
     "tqdm",

@@ -126,6 +126,10 @@ class Worker:
             self._item_rng = self._make_rng((_ITEM_STREAM, *key))
         return self._item_rng
 
+    def begin_calls(self) -> None:
+        """Begin a new message: an item of it that was tried here before has its stream from the start."""
+        self._item_key = None
+
     def item_seed_words(self) -> Any:
         """Return eight words for the global generators, from the first child of the stream of the item that runs."""
         key = self._locate_item()

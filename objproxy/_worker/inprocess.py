@@ -31,6 +31,7 @@ class InProcessWorker:
         """Carry an operation out; return the outcomes, the offsets of those that failed, and the seconds it took."""
         began = time.perf_counter()
         self._item_base = (call_number, start) if call_number else None
+        self._host.worker.begin_calls()
         enter_worker(self._host.worker, whole_process=False)
         try:
             outcomes = self._perform(operation, count)

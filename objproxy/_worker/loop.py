@@ -100,6 +100,7 @@ class WorkerLoop:
         self._journal.begin_items()
         del body  # may be large, and the call may take long
         self._item_base = (call_number, start) if call_number else None
+        self._host.worker.begin_calls()
         if self._host.item_streams is not None:
             self._choose_streams(self._host.item_streams, operation.verb)
         if operation.verb == "map":

@@ -34,6 +34,9 @@ RANGE = 1 << 42
 _SPACE = (1 << 63) - RANGE
 N_RANGES = _SPACE // RANGE
 
+#: A fault maps up to 16 pages of a file that are in memory; with twice as many pages to each, half of a mapping was read.
+_PAGES_PER_FAULT = 32
+
 #: Of a larger segment pages are mapped one by one when they are touched: a process may only want a part of it.
 _POPULATE_MAX = 1 << 30
 
@@ -44,6 +47,7 @@ _REMOVED = (
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_FIXED = 0x10
+_POPULATE_READ = 22  # a request of madvise: do what reading would do
 _POPULATE_WRITE = 23  # a request of madvise: do what writing would do, and change nothing
 _FALLOC_PUNCH_HOLE = 0x02 | 0x01  # and keep the size
 
@@ -120,6 +124,8 @@ class Mapping(mmap.mmap):
 
     on_gone: Callable[[], object] | None = None
     again: Callable[[], Mapping] | None = None  # maps the same segment once more
+    _n_faults = 0  # of this process when the last copy was made
+    _is_read = False
 
     def copy(self) -> Any:
         """Return a copy of a copy-on-write mapping that nobody has written to: one more of the same segment, if possible."""
@@ -127,8 +133,27 @@ class Mapping(mmap.mmap):
             with contextlib.suppress(OSError):  # as many mappings as the system allows, or the segment's file was removed
                 mapping = self.again()
                 mapping.on_gone = _Keep(self)
+                if self._is_read_whole():
+                    mapping.fault_in()
                 return mapping
         return bytearray(self)
+
+    def _is_read_whole(self) -> bool:
+        """Return whether users of copies have read all of them, as far as the page faults since the last copy tell.
+
+        Mapping all pages at once is ten times faster then; who reads a few pages of a large table shall not pay for that.
+        """
+        import resource  # not needed when a program starts
+
+        before, self._n_faults = self._n_faults, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        if before and self._n_faults - before > len(self) // PAGE // _PAGES_PER_FAULT:
+            self._is_read = True
+        return self._is_read and len(self) <= _POPULATE_MAX
+
+    def fault_in(self) -> None:
+        """Map every page for reading, with one call of the system."""
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not Linux, or one before 5.14
+            self.madvise(_POPULATE_READ)
 
     def __del__(self) -> None:
         on_gone, self.on_gone = self.on_gone, None

@@ -13,6 +13,7 @@ from typing import Any
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
 from objproxy.handling import block, is_a
 from objproxy.insights import Insights
+from objproxy.mpire.apart import split_if_shared
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
 from objproxy.mpire.insights import in_users_words, make_insights
@@ -228,10 +229,12 @@ class Session:
         pending: deque[Future[Any]] = deque()
         try:
             for number, chunk in enumerate(chunks):
-                pending.append(methods[number % len(methods)].submit(handle, chunk))
-                self.n_joined[number % len(methods)] += len(chunk) - 1
-                if len(pending) >= window:
-                    yield pending.popleft().result()
+                worker_id = number % len(methods)
+                for part in split_if_shared(chunk):
+                    pending.append(methods[worker_id].submit(handle, part))
+                    self.n_joined[worker_id] += len(part) - 1
+                    if len(pending) >= window:
+                        yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
