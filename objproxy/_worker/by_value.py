@@ -35,7 +35,11 @@ def make_pickler(
 
     pickler = cloudpickle.Pickler(sink, 5, buffer_callback=buffer_callback)
     inherited = pickler.dispatch_table
-    own = {CodeType: functools.partial(_reduce_code, inherited[CodeType]), **(special or {})}
+    own = {
+        CodeType: functools.partial(_reduce_code, inherited[CodeType]),
+        memoryview: _reduce_view,
+        **(special or {}),
+    }
     # The class has a table too, which would hide one that is set in the usual way.
     vars(pickle.Pickler)["dispatch_table"].__set__(pickler, inherited.new_child(own))
     return pickler
@@ -48,3 +52,14 @@ def _reduce_code(reduce: Reduce, code: CodeType) -> Any:
 
 def _make_code(make: Callable[..., CodeType], args: tuple[Any, ...], filename: str) -> CodeType:
     return make(*args).replace(co_filename=filename)
+
+
+def _reduce_view(view: memoryview) -> Any:
+    """Reduce a memory view to its array, with format and shape; cloudpickle would make bytes of it."""
+    import numpy as np
+
+    return _make_view, (np.asarray(view), view.readonly)
+
+
+def _make_view(array: Any, is_readonly: bool) -> memoryview:
+    return memoryview(array).toreadonly() if is_readonly else memoryview(array)
