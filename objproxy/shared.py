@@ -150,9 +150,11 @@ class SharedArray:
     @classmethod
     def zeros(cls, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> SharedArray:
         """Make an array of zeros; see `empty`."""
+        import numpy as np
+
         made = cls.empty(shape, dtype, order)
         if not made._is_fresh:
-            made._array[...] = made._array.dtype.type()
+            made._array[...] = np.zeros((), made.dtype)  # of dates, dtype.type() is NaT; of records there is none
         return made
 
     @classmethod

@@ -22,6 +22,7 @@ VALUES: dict[str, Callable[[int], Any]] = {
     "int or None": lambda i: i if i % 2 else None,
     "float or numpy float": lambda i: float(i) if i % 2 else np.float64(i),
     "None": lambda i: None,
+    "memory view": lambda i: memoryview(np.arange(i, i + 3)),
     "str": lambda i: f"text {i}",
     "tuple": lambda i: (i, i),
     "list of one": lambda i: [i],

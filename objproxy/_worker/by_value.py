@@ -26,7 +26,18 @@ def make_pickler(
     from objproxy._worker.code_pickler import ByValuePickler  # loads cloudpickle
 
     pickler = ByValuePickler(sink, 5, buffer_callback=buffer_callback)
-    if special:
-        # The class has a table too, which would hide one that is set in the usual way.
-        vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(dict(special)))
+    own = {memoryview: _reduce_view, **(special or {})}
+    # The class has a table too, which would hide one that is set in the usual way.
+    vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(own))
     return pickler
+
+
+def _reduce_view(view: memoryview) -> Any:
+    """Reduce a memory view to its array, with format and shape; cloudpickle would make bytes of it."""
+    import numpy as np
+
+    return _make_view, (np.asarray(view), view.readonly)
+
+
+def _make_view(array: Any, is_readonly: bool) -> memoryview:
+    return memoryview(array).toreadonly() if is_readonly else memoryview(array)

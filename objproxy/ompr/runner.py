@@ -192,7 +192,8 @@ class OMPRunner:
         ----------
         tasks : dict or iterable of dict
             One task, or any number of them. A list or tuple is taken at once; any other iterable is read by a thread, no
-            faster than the workers need its tasks, so it may be endless. A task must not be changed once it was given.
+            faster than the workers need its tasks, so it may be endless. The dict of a task may be changed and given again;
+            what it holds must not be changed before its result is there.
 
         Raises
         ------
@@ -206,13 +207,11 @@ class OMPRunner:
         if self._is_over:
             raise PoolClosedError("the runner has exited; make a new one")
         if isinstance(tasks, Mapping):
-            self._stream.put([tasks])
+            self._stream.put([dict(tasks)])
         elif isinstance(tasks, (list, tuple)):
-            for task in tasks:
-                _check_task(task)
-            self._stream.put(tasks)
+            self._stream.put([_copy_task(task) for task in tasks])
         elif isinstance(tasks, Iterable) and not isinstance(tasks, (str, bytes)):
-            self._stream.put(map(_check_task, tasks))
+            self._stream.put(map(_copy_task, tasks))
         else:
             raise _wrong_task(tasks)
 
@@ -367,10 +366,11 @@ def _check_class(rww_class: Any) -> None:
         raise TypeError(f"rww_class={rww_class.__name__}: it has no method 'process', which every task is given to")
 
 
-def _check_task(task: Any) -> Mapping[str, Any]:
+def _copy_task(task: Any) -> dict[str, Any]:
+    """Return a task as it is now: programs change one dict and give it again."""
     if not isinstance(task, Mapping):
         raise _wrong_task(task)
-    return task
+    return dict(task)
 
 
 def _wrong_task(task: Any) -> TypeError:
