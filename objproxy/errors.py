@@ -254,6 +254,9 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
+    The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit of
+    its own: 60 seconds, or ten times the item's if that is more.
+
     Attributes
     ----------
     worker_id : int
@@ -266,17 +269,25 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         The limit, in seconds.
     stack : str
         The worker's stack at that moment, where it could be read, else "".
+    is_loading : bool
+        Whether its arguments were still being unpickled.
     """
 
-    def __init__(self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "") -> None:
+    def __init__(
+        self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "", is_loading: bool = False
+    ) -> None:
         self.worker_id = worker_id
         self.method = method
         self.item = item
         self.seconds = seconds
         self.stack = stack
+        self.is_loading = is_loading
         which = method if item is None else f"{method}, item {item},"
+        what = "ran longer than its limit of"
+        if is_loading:
+            what = "never began: its arguments were still being unpickled, or a module imported for them, after"
         text = (
-            f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}. "
+            f"{which} {what} {seconds:g} s on worker {worker_id}. "
             "The worker has been replaced and the state of its object is lost; the other items go on."
         )
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)

@@ -46,7 +46,7 @@ class SerialBackend(ByReference):
         worker = self._workers[worker_id]
         self._todo.append(lambda: [worker.serve(batch)])
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say nothing: who asks runs in the worker's own thread."""
         self._todo.appendleft(lambda: [m.Inspected(worker_id, generation, "")])
 
