@@ -254,8 +254,8 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
-    The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit of
-    its own: 60 seconds, or ten times the item's if that is more.
+    The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit
+    of its own: 60 seconds, or ten times the item's if that is more.
 
     Attributes
     ----------

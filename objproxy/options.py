@@ -33,7 +33,8 @@ class CallOptions:
     stack_results : bool or callable
         Stack the results into an array, give a plain list, or apply a callable to that list.
     timeout : float or None
-        Seconds for one item; past them its worker is replaced.
+        Seconds for one item; past them its worker is replaced. The clock starts when the item's arguments are unpickled and
+        what they need is imported; that may take 60 seconds, or ten times the limit if that is more.
     retries : int
         How often an item may be tried again; 0 runs every item at most once.
     retry_on : exception type or tuple of them

@@ -38,6 +38,8 @@ class StatePool:
         Workers that were asked where they stand; they tell at once, or, without `tells_stacks`, at the last call.
     warnings : list
         Silences that were worth a warning, as (worker_id, method, item, seconds).
+    begins : dict of int to float
+        When the tasks of workers began, where it was not when they were sent; infinity for those that have not.
     executions : Counter of (Rules, int)
         How often each item has begun to run.
     """
@@ -53,6 +55,7 @@ class StatePool:
         self.asked: list[int] = []
         self.warnings: list[tuple[int, str, int, float]] = []
         self.tells_stacks = True
+        self.begins: dict[int, float] = {}
         self.executions: Counter[tuple[Rules, int]] = Counter()
         self.losses: Counter[tuple[int, int]] = Counter()
         self._perform(self.state.begin(self.now))
@@ -76,6 +79,10 @@ class StatePool:
                 self.generations[action.worker_id] = action.generation
                 self.started.append((action.worker_id, action.generation))
             elif isinstance(action, m.Inspect):
+                began = self.begins.get(action.worker_id)
+                if action.limit is not None and began is not None and began + action.limit > self.now:
+                    self.feed(m.Inspected(action.worker_id, action.generation, "", began))
+                    continue
                 self.asked.append(action.worker_id)
                 if self.tells_stacks or action.is_last_call:
                     self.feed(m.Inspected(action.worker_id, action.generation, "where it stands"))
