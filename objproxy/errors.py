@@ -264,6 +264,9 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
+    The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit
+    of its own: 60 seconds, or ten times the item's if that is more.
+
     ``close(timeout=...)`` raises it for an object whose own end, or whose background work, took longer.
 
     Attributes
@@ -278,18 +281,32 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         The limit, in seconds.
     stack : str
         The worker's stack at that moment, where it could be read, else "".
+    is_loading : bool
+        Whether its arguments were still being unpickled.
     """
 
     def __init__(
-        self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "", *, ending: str = ""
+        self,
+        worker_id: int,
+        method: str,
+        item: int | None,
+        seconds: float,
+        stack: str = "",
+        *,
+        is_loading: bool = False,
+        ending: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.method = method
         self.item = item
         self.seconds = seconds
         self.stack = stack
+        self.is_loading = is_loading
         which = method if item is None else f"{method}, item {item},"
-        text = f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}"
+        what = "ran longer than its limit of"
+        if is_loading:
+            what = "never began: its arguments were still being unpickled, or a module imported for them, after"
+        text = f"{which} {what} {seconds:g} s on worker {worker_id}"
         if ending:
             text += f": {ending}. It was killed, and what it had still to do is lost."
         else:

@@ -34,7 +34,8 @@ class CallOptions:
         True: numbers, and arrays of one shape and dtype, become one array with the call on axis 0; tuples and lists of one
         length become its rows; anything else becomes an array of objects. False: a plain list. A callable gets that list.
     timeout : float or None
-        Seconds for one item; past them its worker is replaced.
+        Seconds for one item; past them its worker is replaced. The clock starts when the item's arguments are unpickled and
+        what they need is imported; that may take 60 seconds, or ten times the limit if that is more.
     retries : int
         How often an item may be tried again; 0 runs every item at most once.
     retry_on : exception type or tuple of them

@@ -42,6 +42,8 @@ class StatePool:
         Ends of workers that took long, or have failed.
     activity : str or None
         What the processes of the workers do.
+    begins : dict of int to float
+        When the tasks of workers began, where it was not when they were sent; infinity for those that have not.
     executions : Counter of (Rules, int)
         How often each item has begun to run.
     """
@@ -59,6 +61,7 @@ class StatePool:
         self.told_of_ends: list[m.WarnOfEnd | m.TellEndFailed] = []
         self.tells_stacks = True
         self.activity: str | None = "sleeping"
+        self.begins: dict[int, float] = {}
         self.executions: Counter[tuple[Rules, int]] = Counter()
         self.losses: Counter[tuple[int, int]] = Counter()
         self._perform(self.state.begin(self.now))
@@ -82,6 +85,10 @@ class StatePool:
                 self.generations[action.worker_id] = action.generation
                 self.started.append((action.worker_id, action.generation))
             elif isinstance(action, m.Inspect):
+                began = self.begins.get(action.worker_id)
+                if action.limit is not None and began is not None and began + action.limit > self.now:
+                    self.feed(m.Inspected(action.worker_id, action.generation, "", began=began))
+                    continue
                 self.asked.append(action.worker_id)
                 if self.tells_stacks or action.is_last_call:
                     self.feed(m.Inspected(action.worker_id, action.generation, "where it stands", self.activity))

@@ -280,7 +280,7 @@ class EndFailed(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """A worker has told where its threads stand; "" if it could not.
+    """A worker has told where its threads stand, "" if it could not; or it was not asked, since its task has time left.
 
     Attributes
     ----------
@@ -288,12 +288,15 @@ class Inspected(NamedTuple):
         The stacks of its threads.
     activity : str or None
         What its process does: ``"stopped"``, ``"running"`` or ``"sleeping"``; None if that is not known.
+    began : float or None
+        When its task began, if it was not asked; infinity if the arguments are still being unpickled.
     """
 
     worker_id: int
     generation: int
     stack: str
     activity: str | None = None
+    began: float | None = None
 
 
 class SendFailed(NamedTuple):
@@ -418,11 +421,15 @@ class End(NamedTuple):
 
 
 class Inspect(NamedTuple):
-    """Have a worker tell where its threads stand; if this `is_last_call`, with what it has told so far, at once."""
+    """Have a worker tell where its threads stand; if this `is_last_call`, with what it has told so far, at once.
+
+    With a `limit`, only if its task has run for so many seconds.
+    """
 
     worker_id: int
     generation: int
     is_last_call: bool = False
+    limit: float | None = None
 
 
 class Warn(NamedTuple):

@@ -18,6 +18,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.watch import loading_limit
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import TaskTimeoutError
 from objproxy.handling import matches
@@ -161,10 +162,11 @@ class Settlement:
         """Fail or retry the oldest batch of a worker, which has run too long and whose threads stand at `stack`."""
         batch = self.take_head(record)
         rules = batch.rules
-        seconds = rules.timeout or 0.0
+        limit = rules.timeout or 0.0
+        seconds, is_loading = loading_limit(limit) if record.is_loading else limit, record.is_loading
 
         def make_error(item: int) -> BaseException:
-            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack)
+            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack, is_loading=is_loading)
 
         if self.may_retry(batch, make_error(batch.start)):
             self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)

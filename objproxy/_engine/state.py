@@ -413,6 +413,10 @@ class PoolState:
         record = self._find(event.worker_id, event.generation)
         if record is None:
             return
+        if event.began is not None:
+            if record.n_looks and record.phase == "busy":
+                self._watch.grant_rest(record, event.began)
+            return
         record.stack = event.stack
         record.n_stacks += 1
         if record.n_looks and record.phase == "starting":

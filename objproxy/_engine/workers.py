@@ -56,6 +56,8 @@ class WorkerRecord:
         Whether an error of its end is known.
     n_looks : int
         How often its stack was asked for because its time is over.
+    is_loading : bool
+        Whether its time is over because the arguments of its task took too long to unpickle.
     stack : str
         The stacks of its threads when it was last asked for them.
     n_stacks : int
@@ -80,6 +82,7 @@ class WorkerRecord:
         "init_seconds",
         "is_end_failed",
         "is_end_told",
+        "is_loading",
         "is_outgrown",
         "is_retiring",
         "loss",
@@ -117,6 +120,7 @@ class WorkerRecord:
         self.is_retiring = False
         self.is_outgrown = False
         self.n_looks = 0
+        self.is_loading = False
         self.stack = ""
         self.n_stacks = 0
         self.n_assigned = 0

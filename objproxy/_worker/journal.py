@@ -15,24 +15,27 @@ each worker) would be taken for a free slot, and its item for the one that was r
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
+import time
 from typing import Any, NamedTuple
 
 from objproxy._worker import descriptors, platform, wire
 from objproxy._worker.segments import map_file
 
 NBYTES = 1 << 17
-_HEADER_WORDS = 8
+_HEADER_WORDS = 9
 _HEADER_BYTES = _HEADER_WORDS * 8
 
 #: Numbers that fit between two messages.
 N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 
 # Words of the header: batch being run; lane; items of it before those in the journal; items in the journal (slow lanes only);
-# bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled.
-SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING = range(8)
+# bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled;
+# when that had ended, in nanoseconds of the monotonic clock, which is one for all processes of a machine.
+SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING, BEGAN = range(9)
 
 
 class Segment(NamedTuple):
@@ -113,9 +116,26 @@ class Journal:
         header[UNPICKLING] = 1
         header[SEQ] = seq
 
+    def begin_loading(self) -> None:
+        """Note that something is being unpickled for the next batch, which comes right behind it."""
+        self.header[UNPICKLING] = 1
+
     def begin_items(self) -> None:
         """Note that the arguments are there; from now on it is an item that runs."""
+        self.header[BEGAN] = time.monotonic_ns()
         self.header[UNPICKLING] = 0
+
+    def began(self, seq: int) -> float:
+        """Return when the items of batch `seq` began, in seconds of the monotonic clock.
+
+        Infinity stands for arguments that are being unpickled, 0 for a batch that the worker has not looked at. The parent
+        reads this while the worker lives, and may see its writes in another order: then it gets the time of an earlier
+        batch, so what is earlier than the sending counts as that.
+        """
+        header = self.header
+        if header[UNPICKLING]:
+            return math.inf
+        return header[BEGAN] / 1e9 if header[SEQ] == seq else 0.0
 
     @property
     def is_unpickling(self) -> bool:

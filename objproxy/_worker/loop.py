@@ -64,7 +64,7 @@ class WorkerLoop:
     def run(self) -> bool:
         """Serve until the parent says stop, or has given this worker up; whether the object's own end shall be run."""
         while not self._interrupt.has_come:
-            kind, body, parts = receive(self._channel, self._plane)
+            kind, body, parts = receive(self._channel, self._plane, self._journal)
             if kind == wire.CALL:
                 self._serve(body, parts)
                 del body, parts  # may stand for much memory, and the next call may be long in coming
@@ -151,7 +151,7 @@ class WorkerLoop:
         return call_number, start + self._journal.done
 
 
-def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes, list[Part]]:
+def receive(channel: wire.WorkerChannel, plane: WorkerPlane, journal: Journal | None = None) -> tuple[int, bytes, list[Part]]:
     """Wait for the next frame that is not about shared memory; return it with its parts."""
     parts: list[Part] = []
     while True:
@@ -159,6 +159,8 @@ def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes
         if kind == wire.PARTS:
             parts = unpack_parts(body)
         elif kind == wire.OPEN:
+            if journal is not None:
+                journal.begin_loading()
             plane.open_shared(body, parts)
             parts = []
         else:

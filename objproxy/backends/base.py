@@ -159,10 +159,11 @@ class Backend(Protocol):
         """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to."""
         ...
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Have a worker tell where its threads stand; an `Inspected` event follows, at once if this `is_last_call`.
 
-        It may be called again before that: as long as the worker may have more to say, there need not be an event.
+        It may be called again before that: as long as the worker may have more to say, there need not be an event. With a
+        `limit`, an event that says when the task began is the answer, if that is fewer than so many seconds ago.
         """
         ...
 

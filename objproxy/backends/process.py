@@ -201,12 +201,15 @@ class ProcessBackend:
         else:
             self._signal(link, signal.SIGKILL)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Have a worker write its stacks into its pipe."""
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if is_last_call or link.pid is None or not platform.hears(link.pid, platform.STACK_SIGNAL):
+        began = link.began() - self._desk.paused
+        if limit is not None and not link.is_being_inspected and began + limit > self.now():
+            self._events.append(m.Inspected(worker_id, generation, "", began=began))
+        elif is_last_call or link.pid is None or not platform.hears(link.pid, platform.STACK_SIGNAL):
             self._tell_stack(link)
         elif not link.is_being_inspected:
             link.begin_inspection(self._poller)

@@ -50,7 +50,7 @@ class SerialBackend(ByReference):
         self._todo.append(lambda: [worker.serve(batch)])
         self.wake()  # another thread may be waiting
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say nothing: who asks runs in the worker's own thread."""
         self._todo.appendleft(lambda: [m.Inspected(worker_id, generation, "")])
 

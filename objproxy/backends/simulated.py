@@ -43,7 +43,7 @@ class Fate:
 
     Attributes
     ----------
-    item_seconds, constructor_seconds, exit_seconds : float
+    item_seconds, unpickle_seconds, constructor_seconds, exit_seconds : float
         Means; each is drawn from an exponential distribution.
     kill_seconds : float
         Until a killed worker is gone.
@@ -76,6 +76,7 @@ class Fate:
     """
 
     item_seconds: float = 0.01
+    unpickle_seconds: float = 0.0
     constructor_seconds: float = 0.05
     exit_seconds: float = 0.01
     kill_seconds: float = 0.002
@@ -234,10 +235,15 @@ class SimulatedBackend(ByReference):
             if worker.is_up and worker.story is None:
                 self._begin_next(worker)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say where a worker stands; as the seed says, only when it is asked again."""
         with self._lock:
-            if is_last_call or not self._happens(self._fate.keeps_silent):
+            story = self._workers[worker_id].story if worker_id in self._workers else None
+            begin = story.begins[0] if story is not None else 0.0
+            began = begin if begin <= self._time else _NEVER
+            if limit is not None and began + limit > self._time:
+                self._tell(m.Inspected(worker_id, generation, "", began=began))
+            elif is_last_call or not self._happens(self._fate.keeps_silent):
                 self._tell(m.Inspected(worker_id, generation, "in a simulation"))
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
@@ -394,7 +400,8 @@ class SimulatedBackend(ByReference):
 
         A real object answers all of them at once; what it did not live to say is dropped.
         """
-        story, fate, time = _Story(batch), self._fate, self._time
+        story, fate = _Story(batch), self._fate
+        time = self._time + self._draw(fate.unpickle_seconds)
         operation: Operation = batch.payload.data if batch.payload.data is not None else batch.payload.operation
         answers = worker.live.serve(batch).outcomes if worker.live is not None else None
         story.end = _NEVER

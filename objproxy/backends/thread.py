@@ -55,7 +55,7 @@ class ThreadBackend(ByReference):
         """Put a batch into the thread's queue."""
         self._threads[worker_id].inbox.put(batch)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Look at the thread's frames."""
         self._tell(m.Inspected(worker_id, generation, stack_of(self._threads[worker_id].ident)))
 
