@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickletools
+
 #: Longer pickles are not read: what they need is then imported by each worker for itself.
 _MAX_BYTES = 65_536
 
@@ -23,8 +25,6 @@ def find_modules(pickled: bytes | memoryview) -> list[str]:
     data = bytes(pickled) if len(pickled) <= _MAX_BYTES else b""
     if _BY_STACK not in data:
         return []
-
-    import pickletools  # 2 ms, and most constructors get no classes or functions
 
     texts: list[str] = []  # pushed last: module and name, where a name is looked up
     memo: list[str | None] = []

@@ -145,6 +145,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Where its threads stood when it crashed (SIGSEGV and its like), as ``faulthandler`` tells it; else "".
     is_replaced : bool
         Whether another worker takes its place; False if it died too often.
+    advice : str
+        What its text recommends in place of the usual; see ``options(advice=...)``.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         peak_rss: int | None = None,
         stack: str = "",
         is_replaced: bool = True,
+        advice: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.pid = pid
@@ -180,6 +183,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.peak_rss = peak_rss
         self.stack = stack
         self.is_replaced = is_replaced
+        self.advice = advice
         super().__init__(self._text() + (f"\n{stack.rstrip()}" if stack else ""))
 
     def _text(self) -> str:
@@ -198,6 +202,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         return f"It was running {self.method or 'a call'}{item} (attempt {self.attempts})"
 
     def _advice(self) -> str:
+        if self.advice:
+            return self.advice
         if not self.is_replaced:
             return "The worker is given up and the others go on; make a new pool, or see max_restarts="
         if not self.started:
@@ -268,7 +274,9 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         The worker's stack at that moment, where it could be read, else "".
     """
 
-    def __init__(self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "") -> None:
+    def __init__(
+        self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "", *, advice: str = ""
+    ) -> None:
         self.worker_id = worker_id
         self.method = method
         self.item = item
@@ -277,7 +285,7 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         which = method if item is None else f"{method}, item {item},"
         text = (
             f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}. "
-            "The worker has been replaced and the state of its object is lost; the other items go on."
+            f"{advice or 'The worker has been replaced and the state of its object is lost; the other items go on'}."
         )
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)
 
@@ -334,8 +342,14 @@ class ResultPickleError(ObjProxyError, TypeError):
         super().__init__(
             f"the result of {method!r} on worker {worker_id} is of type {type_name} and cannot cross to the caller: "
             f"{reason}. "
-            "Return something that pickles, or keep it in the object and ask for parts of it."
+            "Return something that pickles, or keep it in the worker and return parts of it."
         )
+
+    def told_as(self, label: str) -> ResultPickleError:
+        """Return the same error with another name for the method."""
+        error = ResultPickleError(self.worker_id, label, self.type_name, self.reason)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class RemoteError(ObjProxyError):

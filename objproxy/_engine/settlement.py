@@ -137,7 +137,7 @@ class Settlement:
         seconds = rules.timeout or 0.0
 
         def make_error(item: int) -> BaseException:
-            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack)
+            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack, advice=rules.advice)
 
         if self.may_retry(batch, make_error(batch.start)):
             self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)

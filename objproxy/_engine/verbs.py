@@ -40,7 +40,7 @@ class Verbs:
         # Numbers the maps of this pool, so that each has random streams of its own; 0 means no map.
         self._call_numbers = itertools.count(1)
 
-    def encode(self, operation: Operation) -> Payload:
+    def encode(self, operation: Operation, label: str = "") -> Payload:
         """Pickle the arguments of a call.
 
         Raises
@@ -51,12 +51,12 @@ class Verbs:
         try:
             return Payload(operation, self._driver.backend.encode(operation))
         except Exception as exc:
-            error = failures.argument(operation.name, functools.partial(self._explain, operation, exc), exc)
+            error = failures.argument(label or operation.name, functools.partial(self._explain, operation, exc), exc)
             raise error from error.__cause__
 
     def one(self, worker_id: int, operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True) -> Any:
         """Carry out one operation on one worker; return its outcome."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._carry_out(call, [Batch(call, 0, 1, payload, worker_id)])
         return call.inbox[0].outcomes[0]
@@ -87,7 +87,7 @@ class Verbs:
         on_done: Callable[[int], None] | None = None,
     ) -> list[Any]:
         """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         call.on_done = on_done
         batches = [Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)]
@@ -113,7 +113,7 @@ class Verbs:
         worker_id: int | None = None,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=worker_id is not None)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))

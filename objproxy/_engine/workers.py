@@ -30,6 +30,8 @@ class WorkerRecord:
         What was sent and is not answered in full; the first is running.
     n_assigned : int
         Items sent to this generation.
+    max_tasks : int or None
+        Items after which this generation is replaced, as the call has it that was sent last.
     n_tasks : int
         Items answered, all generations.
     loss : WorkerDiedError or None
@@ -69,6 +71,7 @@ class WorkerRecord:
         "is_outgrown",
         "is_retiring",
         "loss",
+        "max_tasks",
         "n_assigned",
         "n_failed_starts",
         "n_looks",
@@ -102,6 +105,7 @@ class WorkerRecord:
         self.stack = ""
         self.n_stacks = 0
         self.n_assigned = 0
+        self.max_tasks: int | None = None
         self.n_tasks = 0
         self.working_seconds = 0.0
         self.busy_since = 0.0
@@ -118,6 +122,7 @@ class WorkerRecord:
         self.phase = phase
         self.end_reason = None
         self.n_assigned = 0
+        self.max_tasks = None
         self.n_looks = 0
         self.is_outgrown = False
         self.started_at = now

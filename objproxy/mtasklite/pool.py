@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NoReturn, Self
 
-from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
+from objproxy import NotSupportedError, PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
 from objproxy.mtasklite.constants import (
     ArgumentError,
     ArgumentPassing,
@@ -14,11 +14,17 @@ from objproxy.mtasklite.constants import (
     check_argument_type,
     check_behaviour,
 )
-from objproxy.mtasklite.delayed_init import Delayed
+from objproxy.mtasklite.delayed_init import Delayed, ShellObject
 from objproxy.mtasklite.streaming import Inline, Input, Pace, Seat
 
 #: Most items of a batch for each worker, however fast they are taken.
 _MAX_ITEMS_PER_WORKER = 1024
+
+#: What the errors of lost workers recommend.
+_ADVICE = (
+    "The worker is replaced. With exception_behavior='ignore' such errors are results and the other items go on; with "
+    "'deferred' they are raised at the end"
+)
 
 #: Deaths of one worker within so many seconds after which it is given up. Items that kill are the items' fault.
 _MAX_RESTARTS = (100, 5.0)
@@ -98,6 +104,8 @@ class Pool:
         exception_behaviour: str | None = None,
     ) -> None:
         workers = _list_workers(worker_or_worker_arr, n_jobs)
+        if task_timeout is not None and use_threads:
+            raise NotSupportedError(f"task_timeout={task_timeout!r} needs workers that are processes; leave use_threads out")
         self.exited = False
         self.num_workers = len(workers)
         self.argument_type = check_argument_type(argument_type)
@@ -115,7 +123,9 @@ class Pool:
             self._inline = getattr(Seat(workers[0]), self.argument_type)
         else:
             self._workers = _start(workers, "thread" if use_threads else "process")
-            self._method = getattr(self._workers, self.argument_type).options(timeout=task_timeout)
+            self._method = getattr(self._workers, self.argument_type).options(
+                timeout=task_timeout, label=_label_of(workers), advice=_ADVICE
+            )
 
     @property
     def is_remote(self) -> bool:
@@ -249,6 +259,12 @@ def _clean(error: Exception | SystemExit) -> Exception | SystemExit:
         cause, error = error.__cause__, RuntimeError(f"the worker called sys.exit({error.code!r})")
         error.__cause__ = cause
     return error.with_traceback(None)
+
+
+def _label_of(workers: list[Any]) -> Any:
+    """Return what names the workers in errors: their function, or their class."""
+    found = [worker.object_class if isinstance(worker, ShellObject) else worker for worker in workers]
+    return found[0] if all(each is found[0] for each in found) else "the worker"
 
 
 def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
