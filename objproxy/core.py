@@ -31,9 +31,9 @@ from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
-from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
+from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
 from objproxy.insights import Insights, SlowItem, WorkerView
-from objproxy.options import CallOptions
+from objproxy.options import CallOptions, Label
 from objproxy.progress import Reports
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
@@ -231,7 +231,7 @@ class PoolCore:
 
     def submit(self, operation: Operation, options: CallOptions, worker_id: int | None = None) -> CallFuture:
         """Submit one operation; return its future."""
-        name = operation.name
+        name = options.label or operation.name
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, name, worker_id)
@@ -288,7 +288,8 @@ class PoolCore:
         failing = [worker_id for worker_id, outcome in enumerate(outcomes) if type(outcome) is Failure]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
-        errors = {worker_id: self.with_note(outcomes[worker_id].error, name, None, worker_id) for worker_id in failing}
+        told = options.label or name
+        errors = {worker_id: self.with_note(outcomes[worker_id].error, told, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
             raise with_others(list(errors.items()))
         return self._with_errors(outcomes, name, options)
@@ -319,7 +320,10 @@ class PoolCore:
                 else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
             )
             which = "" if item is None else f", item {item}"
-            handling.add_note(error, f"raised{where} by method {name!r}{which}")
+            what = str.__repr__(name) if isinstance(name, Label) else f"method {name!r}"
+            handling.add_note(error, f"raised{where} by {what}{which}")
+        elif handling.is_a(error, ResultPickleError) and error.method != name:  # the worker knows no label
+            error = error.told_as(name)
         if self.failure_watch is not None:
             self.failure_watch.note_failure(error, name, item, worker_id)
         return error
@@ -396,6 +400,7 @@ def _context(
         # itself.
         preload=lambda: recipe.factory if crosses and not is_gpu_pool else None,
         modules=tuple(recipe.modules),
+        argument_modules=recipe.argument_modules,
         environ={**settings.thread_environ(recipe.n_workers), lineage.DEPTH: str(recipe.depth)},
         init_timeout=settings.init_timeout,
         shared_memory_limit=settings.shared_memory_limit,

@@ -149,6 +149,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Whether another worker takes its place; False if it died too often.
     ending : str
         What it was doing, if it had been asked to end: its pool was closed, or it was recycled; else "".
+    advice : str
+        What its text recommends in place of the usual; see ``options(advice=...)``.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         stack: str = "",
         is_replaced: bool = True,
         ending: str = "",
+        advice: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.pid = pid
@@ -186,6 +189,7 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.stack = stack
         self.is_replaced = is_replaced
         self.ending = ending
+        self.advice = advice
         super().__init__(self._text() + (f"\n{stack.rstrip()}" if stack else ""))
 
     def _text(self) -> str:
@@ -208,6 +212,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
     def _advice(self) -> str:
         if self.ending:
             return "What it had still to do is lost"
+        if self.advice:
+            return self.advice
         if not self.is_replaced:
             return "The worker is given up and the others go on; make a new pool, or see max_restarts="
         if not self.started:
@@ -295,6 +301,7 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         *,
         is_loading: bool = False,
         ending: str = "",
+        advice: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.method = method
@@ -310,7 +317,8 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         if ending:
             text += f": {ending}. It was killed, and what it had still to do is lost."
         else:
-            text += ". The worker has been replaced and the state of its object is lost; the other items go on."
+            usual = "The worker has been replaced and the state of its object is lost; the other items go on"
+            text += f". {advice or usual}."
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)
 
 
@@ -386,8 +394,14 @@ class ResultPickleError(ObjProxyError, TypeError):
         super().__init__(
             f"the result of {method!r} on worker {worker_id} is of type {type_name} and cannot cross to the caller: "
             f"{reason}. "
-            "Return something that pickles, or keep it in the object and ask for parts of it."
+            "Return something that pickles, or keep it in the worker and return parts of it."
         )
+
+    def told_as(self, label: str) -> ResultPickleError:
+        """Return the same error with another name for the method."""
+        error = ResultPickleError(self.worker_id, label, self.type_name, self.reason)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class RemoteError(ObjProxyError):

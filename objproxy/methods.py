@@ -55,6 +55,11 @@ class _Method:
         options.check_for(self._core.backend.name, self._core.backend.capabilities)
         return options
 
+    @property
+    def _label(self) -> str:
+        """The name of the method in errors."""
+        return self._options.label or self._info.name
+
     def _operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
         self._info.check(args, kwargs)
         return Operation("call", self._info.name, args, kwargs)
@@ -179,7 +184,7 @@ class PoolMethod(_Method):
         """Note in each error where it happened; only here the worker is known."""
         for index, outcome in enumerate(arrival.outcomes, arrival.start):
             if type(outcome) is Failure:
-                error = self._core.with_note(outcome.error, self._info.name, index, arrival.worker_id)
+                error = self._core.with_note(outcome.error, self._label, index, arrival.worker_id)
                 if must_raise:
                     raise error
 
@@ -224,13 +229,13 @@ class PoolMethod(_Method):
         progress = self._progress(options, source.total)
 
         def on_failure(index: int, error: BaseException, worker_id: int | None) -> Any:
-            error = core.with_note(error, self._info.name, index, worker_id)
+            error = core.with_note(error, self._label, index, worker_id)
             if options.on_error == "skip":
                 return SKIP
             if options.on_error == "return":
                 return error
             if is_a(error, StopIteration):
-                raise RuntimeError(f"item {index} of {self._info.name!r} raised StopIteration") from error
+                raise RuntimeError(f"item {index} of {self._label!r} raised StopIteration") from error
             raise error
 
         return ResultIterator(
@@ -283,7 +288,7 @@ class PoolMethod(_Method):
         ...     stream.get(), stream.get(), stream.get()
         ('xayaz', '1a2', 'nao')
         """
-        core, options, name = self._core, self._options, self._info.name
+        core, options, name, label = self._core, self._options, self._info.name, self._label
         core.driver.check_usable()
         self._check_is_free()
         if options.progress_bar:
@@ -292,11 +297,11 @@ class PoolMethod(_Method):
         answer = self._changed({"on_error": on_error}).on_error if isinstance(on_error, str) else options.on_error
 
         def on_failure(index: int, item: Any, error: BaseException, worker_id: int | None) -> Any:
-            error = core.with_note(error, name, index, worker_id)
+            error = core.with_note(error, label, index, worker_id)
             if callable(on_error):
                 return on_error(index, item, error)
             if answer == "raise":
-                raise (RuntimeError(f"item {index} of {name!r} raised StopIteration") if is_a(error, StopIteration) else error)
+                raise (RuntimeError(f"item {index} of {label!r} raised StopIteration") if is_a(error, StopIteration) else error)
             return SKIP if answer == "skip" else error
 
         run = core.verbs.stream(
@@ -394,8 +399,8 @@ class InstanceMethod(_Method):
         self._info.check(args, kwargs)
         outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
         if type(outcome) is Failure and self._options.on_error == "return":
-            return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
-        return self._core.settle_one(outcome, self._info.name, self._worker_id)
+            return self._core.with_note(outcome.error, self._label, None, self._worker_id)
+        return self._core.settle_one(outcome, self._label, self._worker_id)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method on this instance; return a future."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objproxy._pickle_path import find_culprit
+from objproxy._pickled_modules import find_modules
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
@@ -88,6 +90,12 @@ class PoolRecipe:
     def modules(self) -> list[str]:
         """Modules that every worker will load."""
         return ["numpy.random"] if self._has_seed else []
+
+    def argument_modules(self) -> list[str]:
+        """Return the modules that the constructor's arguments need, as far as it is told by the names in them."""
+        streams = [getattr(packed, "stream", packed) for packed in list(self._packed.values())]
+        found = dict.fromkeys(name for stream in streams if isinstance(stream, bytes) for name in find_modules(stream))
+        return [name for name in found if name in sys.modules and name != "__main__"]
 
     @property
     def is_of_factory(self) -> bool:

@@ -52,6 +52,7 @@ def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | 
         detail=event.detail,
         peak_rss=event.peak_rss,
         stack=event.trace,
+        advice="" if batch is None else batch.rules.advice,
     )
 
 

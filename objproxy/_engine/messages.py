@@ -29,12 +29,21 @@ class Policy(NamedTuple):
         Which errors are worth another try.
     priority : int
         Larger goes first.
+    max_tasks : int or None
+        Items after which a worker that runs this call is replaced; None leaves that to the pool.
+    label : str
+        The name of the call in errors; "" for that of the method.
+    advice : str
+        What the error of a lost worker recommends; "" for the options of this library.
     """
 
     timeout: float | None = None
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = ()
     priority: int = 0
+    max_tasks: int | None = None
+    label: str = ""
+    advice: str = ""
 
 
 PLAIN = Policy()
@@ -47,7 +56,7 @@ class Rules:
     ----------
     method : str
         Name that errors give.
-    timeout, retries, retry_on, priority
+    timeout, retries, retry_on, priority, max_tasks, advice
         As in `Policy`.
     call_number : int
         Number of the map, or of the task for any worker, in its pool, for random streams; 0 for everything else.
@@ -70,10 +79,12 @@ class Rules:
     """
 
     __slots__ = (
+        "advice",
         "call_number",
         "is_chore",
         "is_dropped",
         "is_task",
+        "max_tasks",
         "method",
         "n_queued",
         "needs_state",
@@ -95,8 +106,8 @@ class Rules:
         needs_state: bool = False,
         is_task: bool = True,
     ) -> None:
-        self.method = method
-        self.timeout, self.retries, self.retry_on, self.priority = policy
+        self.timeout, self.retries, self.retry_on, self.priority, self.max_tasks, label, self.advice = policy
+        self.method = label or method
         self.call_number = call_number
         self.needs_state = needs_state
         self.is_task = is_task

@@ -166,7 +166,9 @@ class Settlement:
         seconds, is_loading = loading_limit(limit) if record.is_loading else limit, record.is_loading
 
         def make_error(item: int) -> BaseException:
-            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack, is_loading=is_loading)
+            return TaskTimeoutError(
+                record.worker_id, rules.method, item, seconds, stack, is_loading=is_loading, advice=rules.advice
+            )
 
         if self.may_retry(batch, make_error(batch.start)):
             self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)

@@ -41,7 +41,7 @@ class Verbs:
         # Numbers the fan-outs of this pool, so that each has random streams of its own; 0 means none.
         self._call_numbers = itertools.count(1)
 
-    def encode(self, operation: Operation) -> Payload:
+    def encode(self, operation: Operation, label: str = "") -> Payload:
         """Pickle the arguments of a call.
 
         Raises
@@ -52,12 +52,12 @@ class Verbs:
         try:
             return Payload(operation, self._driver.backend.encode(operation))
         except Exception as exc:
-            error = failures.argument(operation.name, functools.partial(self._explain, operation, exc), exc)
+            error = failures.argument(label or operation.name, functools.partial(self._explain, operation, exc), exc)
             raise error from error.__cause__
 
     def one(self, worker_id: int, operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True) -> Any:
         """Carry out one operation on one worker; return its outcome."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._carry_out(call, [Batch(call, 0, 1, payload, worker_id)])
         return call.inbox[0].outcomes[0]
@@ -91,7 +91,7 @@ class Verbs:
 
         These are the workers of the pool at the moment of submission, whatever becomes of its size before or after that.
         """
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         call.on_done = on_done
         try:
@@ -117,7 +117,7 @@ class Verbs:
         worker_id: int | None = None,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         # A task for any worker has random streams of its own, as an item of a map has.
         call_number = next(self._call_numbers) if worker_id is None else 0
         call = Call(operation.name, policy, needs_state=worker_id is not None, call_number=call_number)

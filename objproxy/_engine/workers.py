@@ -30,6 +30,8 @@ class WorkerRecord:
         What was sent and is not answered in full; the first is running.
     n_assigned : int
         Items sent to this generation.
+    max_tasks : int or None
+        Items after which this generation is replaced, as the call has it that was sent last.
     n_tasks : int
         Items answered, all generations.
     loss : WorkerDiedError or None
@@ -86,6 +88,7 @@ class WorkerRecord:
         "is_outgrown",
         "is_retiring",
         "loss",
+        "max_tasks",
         "n_assigned",
         "n_failed_starts",
         "n_looks",
@@ -124,6 +127,7 @@ class WorkerRecord:
         self.stack = ""
         self.n_stacks = 0
         self.n_assigned = 0
+        self.max_tasks: int | None = None
         self.n_tasks = 0
         self.working_seconds = 0.0
         self.busy_since = 0.0
@@ -142,6 +146,7 @@ class WorkerRecord:
         self.end_step = ""
         self.is_end_failed = False
         self.n_assigned = 0
+        self.max_tasks = None
         self.n_looks = 0
         self.is_outgrown = False
         self.started_at = now

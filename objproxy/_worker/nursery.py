@@ -8,7 +8,10 @@ nurseries, and always has one ready. The *nursery of a pool* is forked from the 
 
     program ── exec ──> root ── fork ──> nursery of pool A ── fork ──> worker 0, worker 1, ...
                              ├─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
-                             └─ fork ──> spare, for the next pool
+                             └─ fork ──> spare, for the next pool: a fresh one, or that of a pool that was closed
+
+The nursery of a pool that was closed is kept for a few seconds, as the spare, if its class took time to load. So a program that
+makes many short pools of one class loads it once. It serves a pool with the same settings only (``nurseries.open_nursery``).
 
 Why a process between the program and its workers:
 
@@ -30,7 +33,8 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from objproxy._worker import lineage, platform
@@ -42,6 +46,10 @@ _MAX_FDS = 4
 
 #: The root takes its time for what is not urgent when nobody has asked for a pool for so long.
 _QUIET_SECONDS = 0.1
+
+#: A nursery whose class took so long to load is kept for the next pool of the same class, for so many seconds.
+_WORTH_KEEPING_SECONDS = 0.005
+_KEEP_SECONDS = 5.0
 
 #: Ask whether the owner is alive this often, where no descriptor can tell.
 _OWNER_CHECK_SECONDS = 1.0
@@ -102,6 +110,9 @@ class Nursery:
         self._poll = select.poll()
         self._must_exec = False
         self._argv: list[str] = []
+        self._given_fds: list[int] = []  # with the request that is being served
+        self._load_seconds: float | None = None  # None: nothing was loaded, or it failed
+        self._times: dict[str, int] = {}  # of the files that were loaded
 
     def serve(self) -> None:
         """Serve until the owner or the control channel is gone."""
@@ -140,10 +151,12 @@ class Nursery:
         if received is None:
             return False
         (verb, *args), fds = received
+        self._given_fds = fds
         handler: Callable[..., None] = getattr(self, f"_on_{verb}")
         handler(*args, *fds)
         for fd in fds:
             os.close(fd)  # the child that was forked has its own
+        self._given_fds = []
         return True
 
     def _on_adopt(self, control_fd: int) -> None:
@@ -154,8 +167,11 @@ class Nursery:
         self._poll.register(self._control, select.POLLIN)
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
-        """Take the program's environment over and load what the pool's class needs."""
+        """Take the program's environment over and load what the pool's class needs; one that was kept has done so."""
         self._tell(("born", 0, 0, os.getpid()))
+        if self._load_seconds is not None:
+            self._must_exec = self._times != _file_times(self._times)  # somebody has edited them: workers load them anew
+            return
         self._argv = settings["executable"]
         _change_environment(settings["environ"])
         sys.path[:] = settings["path"]
@@ -163,10 +179,25 @@ class Nursery:
         with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
             os.chdir(settings["cwd"])
         if settings["preload"] is not None:
-            _load(settings["preload"], settings["modules"])
+            self._load(settings["preload"], settings["modules"])
         # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
         self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
         gc.freeze()  # as in run_root
+
+    def _load(self, preload: bytes, modules: list[str]) -> None:
+        """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+        began, before = time.monotonic(), set(sys.modules)
+        if _load(preload, modules):
+            self._load_seconds = time.monotonic() - began
+            self._times = _file_times(_own_files(sys.modules.keys() - before))
+
+    def _on_rest(self) -> None:
+        """End every worker that is left; say whether this nursery is worth keeping for another pool."""
+        self._end_workers()
+        self._children.clear()
+        self._pids.clear()
+        is_fit = self._load_seconds is not None and self._load_seconds >= _WORTH_KEEPING_SECONDS and not self._must_exec
+        self._tell(("resting", 0, 0, is_fit))
 
     def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
         """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
@@ -239,6 +270,9 @@ class Nursery:
         """End everything that was started here, and wait until it is gone."""
         if os.getpid() != self._pid:
             return  # a child that failed before it became a worker; its siblings are not its own
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         for pid, worker in self._children.items():
             if worker is not None:
                 _signal_group(pid, signal.SIGKILL)
@@ -259,12 +293,16 @@ class Root(Nursery):
     def __init__(self, control: socket.socket, owner_pid: int) -> None:
         super().__init__(control, owner_pid)
         self._spare: socket.socket | None = None  # the channel of the nursery that is ready
+        self._spare_key: Any = None  # of the only pools that a spare can serve which has been a pool's before
+        self._kept_until = 0.0
         self._is_complete = False
         self._segments_prefix = ""
 
     def _prepare(self) -> float | None:
         if self._spare is None:
             self._fork_spare()
+        if self._spare_key is not None:
+            return max(0.0, self._kept_until - time.monotonic()) * 1000
         return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
 
     def _fork_spare(self) -> None:
@@ -274,6 +312,8 @@ class Root(Nursery):
             platform.die_with_parent(parent)
             self._forget_own_descriptors()
             ours.close()
+            for fd in self._given_fds:  # they are for a nursery of another pool, or for this one, which will be sent its own
+                os.close(fd)
             run_nursery(theirs.detach(), self._owner_pid)
 
         theirs.close()
@@ -282,15 +322,21 @@ class Root(Nursery):
 
     def _use_quiet_time(self) -> None:
         """Load what only a class that goes by value needs, and let every nursery from now on inherit it."""
-        if not self._is_complete:
+        if self._spare_key is not None:
+            if time.monotonic() >= self._kept_until:
+                self._drop_spare()
+        elif not self._is_complete:
             self._is_complete = True
             with contextlib.suppress(ImportError):
                 import objproxy._worker.code_pickler  # noqa: F401
             gc.freeze()  # as in run_root
             self._drop_spare()
 
-    def _on_nursery(self, control_fd: int) -> None:
-        """Give a nursery to a pool."""
+    def _on_nursery(self, key: Any, control_fd: int) -> None:
+        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one."""
+        if self._spare_key not in (None, key):
+            self._drop_spare()
+            self._fork_spare()
         while self._spare is not None:
             try:
                 send_message(self._spare, ("adopt",), (control_fd,))
@@ -302,7 +348,13 @@ class Root(Nursery):
     def _drop_spare(self) -> None:
         if self._spare is not None:
             self._spare.close()
-            self._spare = None
+            self._spare = self._spare_key = None
+
+    def _on_keep(self, key: Any, control_fd: int) -> None:
+        """Take over a nursery whose pool was closed, for the next pool with the same key."""
+        self._drop_spare()
+        self._spare, self._spare_key = socket.socket(fileno=os.dup(control_fd)), key
+        self._kept_until = time.monotonic() + _KEEP_SECONDS
 
     def _on_kill(self, pid: int) -> None:
         """Kill a nursery, which hangs in the user's code; its workers go with it."""
@@ -341,16 +393,34 @@ def _change_environment(wanted: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def _load(preload: bytes, modules: list[str]) -> None:
-    """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+def _load(preload: bytes, modules: list[str]) -> bool:
+    """Import what a class needs; return whether that succeeded."""
     from objproxy._worker.boot import load_factory
 
     try:
+        load_factory(preload, keep=True)
         for name in modules:
             __import__(name)
-        load_factory(preload, keep=True)
     except BaseException:
-        return
+        return False
+    return True
+
+
+def _own_files(modules: Iterable[str]) -> list[str]:
+    """Return the files of modules that are no part of the installation: those that a user may be editing."""
+    installed = (sys.prefix, sys.base_prefix)
+    files = [getattr(sys.modules[name], "__file__", None) for name in modules]
+    return [file for file in files if isinstance(file, str) and not file.startswith(installed)]
+
+
+def _file_times(files: Iterable[str]) -> dict[str, int]:
+    times = {}
+    for file in files:
+        try:
+            times[file] = os.stat(file).st_mtime_ns
+        except OSError:
+            times[file] = -1
+    return times
 
 
 def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:  # pragma: no cover  (as above)

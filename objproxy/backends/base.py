@@ -99,6 +99,8 @@ class PoolContext:
         Gives the pickled class, if it is safe to load it once, before the workers are made.
     modules : tuple of str
         Modules that every worker will load.
+    argument_modules : callable
+        Gives the modules that the constructor's arguments need.
     environ : dict
         Variables for every worker; None removes one.
     init_timeout : float or None
@@ -115,6 +117,7 @@ class PoolContext:
     start_method: str = ""
     preload: Callable[[], bytes | None] = lambda: None
     modules: tuple[str, ...] = ()
+    argument_modules: Callable[[], list[str]] = list
     environ: dict[str, str | None] = dataclasses.field(default_factory=dict)
     init_timeout: float | None = None
     shared_memory_limit: int | None = None

@@ -99,6 +99,7 @@ class ProcessBackend:
             "modules": list(context.modules),
         }
         self._preload = context.preload
+        self._argument_modules = context.argument_modules
         if start_method != "fork":
             warm_up()  # it starts while the class is being pickled
 
@@ -168,7 +169,9 @@ class ProcessBackend:
 
     def _open_nursery(self) -> PoolNursery:
         preload = self._preload() if self._settings["start_method"] == "forkserver" else None
-        self._nursery = open_nursery({**self._settings, "preload": preload})
+        # What the class and its constructor's arguments need is imported once, not by each worker.
+        modules = [] if preload is None else [*self._settings["modules"], *self._argument_modules()]
+        self._nursery = open_nursery({**self._settings, "preload": preload, "modules": modules})
         self._poller.add(self._nursery.fileno())
         return self._nursery
 

@@ -11,29 +11,13 @@ from objproxy.insights import PARTS, Insights
 from objproxy.mpire.utils import format_seconds
 
 #: What methods of the performer do that are no tasks.
-_PART_OF = {"begin": "init", "finish": "exit"}
-
-
-#: What methods of the performer are called in a time line.
-_WORDS = {"begin": "worker_init", "finish": "worker_exit", "run_chunk": "tasks"}
+_PART_OF = {"worker_init": "init", "worker_exit": "exit"}
 
 
 def in_users_words(insights: Insights) -> Insights:
-    """Return insights of a pool of performers with the names that a user of maps knows."""
-
-    def rename(method: str) -> str:
-        return _WORDS.get(method, "task") if method else ""
-
-    return dataclasses.replace(
-        insights,
-        # The first argument of a performer's method stands for the function.
-        slowest=tuple(
-            dataclasses.replace(item, method=rename(item.method), arguments=item.arguments.partition(", ")[2])
-            for item in insights.slowest
-        ),
-        timeline=tuple(dataclasses.replace(span, method=rename(span.method)) for span in insights.timeline),
-        methods=tuple(dataclasses.replace(total, method=rename(total.method)) for total in insights.methods),
-    )
+    """Return insights of a pool of performers without the argument that stands for the function."""
+    slowest = (dataclasses.replace(item, arguments=item.arguments.partition(", ")[2]) for item in insights.slowest)
+    return dataclasses.replace(insights, slowest=tuple(slowest))
 
 
 def make_insights(insights: Insights, n_joined: Sequence[int], slowest: Sequence[tuple[float, str]]) -> dict[str, Any]:

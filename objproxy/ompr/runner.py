@@ -34,6 +34,9 @@ __all__ = ["OMPRException", "OMPRunner", "RunningWorker"]
 #: are bounded, and constructors that fail in a row end a worker soon: so this is a large number in a long time.
 _MAX_RESTARTS = (1000, 600.0)
 
+#: What the errors of lost workers recommend.
+_ADVICE = "The worker is replaced and the runner goes on; rerun_crashed=True tries such tasks again, max_reruns= times"
+
 #: Seconds between two reports for ``report_interval="auto"``: usually, and with a log level of at most DEBUG.
 _AUTO_INTERVAL, _AUTO_DEBUG_INTERVAL = 30.0, 10.0
 
@@ -168,14 +171,15 @@ class OMPRunner:
         # The user's class is part of what is called to make an object, not an argument of it: so a pool loads it once, for all
         # workers and those that replace them, and not anew in each.
         make_host = functools.partial(Host, rww_class)
-        vars(make_host)["__qualname__"] = getattr(rww_class, "__qualname__", type(rww_class).__qualname__)  # for errors
+        label = getattr(rww_class, "__qualname__", type(rww_class).__qualname__)
+        vars(make_host)["__qualname__"] = label  # for errors
         self._pool: ProxyPool[Host] = ProxyPool(
             make_host, init_kwargs=host_kwargs, devices=_devices(devices), max_tasks_per_worker=rww_lifetime or None, **options
         )
         try:
             run: Any = self._pool.run
             run = run.options(timeout=task_timeout or None, retries=self._attempts - 1, retry_on=BaseException)
-            run = run.options(buffersize=max_results_kept)
+            run = run.options(buffersize=max_results_kept, label=f"{label}.process", advice=_ADVICE)
             self._stream = run.stream(ordered=ordered_results, maxsize=max_tasks_queued, on_error=self._on_failure)
         except BaseException:
             self._pool.kill()
