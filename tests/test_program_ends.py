@@ -1,4 +1,4 @@
-"""Programs that end without closing their pools, and workers that were forked from a program that has things of its own to end."""
+"""Programs that end without closing their pools, and forked workers of programs that have things of their own to end."""
 
 from __future__ import annotations
 

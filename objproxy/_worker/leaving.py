@@ -147,8 +147,8 @@ def forget_parents_end(*, is_program: bool = False) -> None:
 def end_imports() -> None:
     """End what modules have made when a nursery imported them: temporary folders, child processes of ``multiprocessing``.
 
-    Workers have inherited them and leave them alone, for the others. The functions of `atexit` are run by each worker, which was
-    to import the module, and not here.
+    Workers have inherited them and leave them alone, for the others. The functions of `atexit` are run by each worker, in whose
+    place the module was imported here.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_IMPORTS_SECONDS)  # nothing that hangs may keep a nursery
