@@ -158,7 +158,7 @@ class Backend(Protocol):
     def end(self, worker_id: int, generation: int, how: str) -> None:
         """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to.
 
-        A worker that is asked and takes long tells its steps by `Ending` events; one that tells none is taken to hang and killed.
+        A worker that is asked and takes long tells its steps by `Ending` events; one that tells none hangs and is killed.
         """
         ...
 
