@@ -320,6 +320,11 @@ class PoolMethod(_Method):
         -------
         concurrent.futures.Future
             Its ``cancel()`` also stops a call that runs.
+
+        Notes
+        -----
+        ``close()``, and leaving the pool's ``with`` block, finish what was submitted. The end of the program does not, other
+        than with executors of `concurrent.futures`: calls that have not run by then are dropped.
         """
         return self._core.submit(self._operation(args, kwargs), self._options)
 

@@ -73,7 +73,8 @@ class ProxyPool(Generic[T]):
         Seconds for a constructor.
     stall_warning : float or None
         Seconds after which a busy worker that has sent nothing is worth a warning, on the logger ``"objproxy"``, with its
-        number, the method and how long it runs; once for each silence.
+        number, the method and how long it runs; once for each silence. A worker that takes as long to end is told of with its
+        stacks, once, after five seconds where this is None.
     threads_per_worker : int, "auto" or None
         Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
         A variable that is set already wins.
@@ -240,10 +241,30 @@ class ProxyPool(Generic[T]):
         timeout : float or None
             Seconds; past them the workers are killed. None waits as long as it takes.
 
+        Raises
+        ------
+        Exception
+            What an instance's own end has raised: that of the worker of lowest number, whose notes name the others.
+        WorkerDiedError
+            A worker died before it had ended.
+        TaskTimeoutError
+            A worker was killed, past `timeout`, in its instance's own end or while it waited for background work. What was
+            submitted and had not ended by then fails with `PoolClosedError`.
+
         Notes
         -----
-        Closing twice is harmless. Using the pool afterwards raises `PoolClosedError`. ``join()`` after it, a habit from
-        `multiprocessing.Pool`, finds nothing left to wait for; a class that has a ``join`` itself keeps its own.
+        When it returns or raises, no worker is left. Closing twice is harmless; the second time raises nothing. Using the
+        pool afterwards raises `PoolClosedError`. ``join()`` after it, a habit from `multiprocessing.Pool`, finds nothing left
+        to wait for; a class that has a ``join`` itself keeps its own.
+
+        A worker ends as an interpreter does: threads that are no daemons, executors and child processes of
+        ``multiprocessing`` are waited for, then the functions of `atexit` run. A worker that takes long is told of on the
+        logger ``"objproxy"``, with its stacks (see ``stall_warning``). One that is stopped, or hangs in an exit function, is
+        told of and killed after five seconds.
+
+        An instance whose class has a ``close()`` that can be called without arguments is closed. Else one with ``__exit__``
+        is entered (``__enter__``) when it was built, also after a restart, and left. What ``__enter__`` returns is the
+        instance only where a function, and no class, has made it (``@contextlib.contextmanager``, say).
         """
         self._core.close(timeout)
 

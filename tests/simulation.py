@@ -43,6 +43,9 @@ ROUGH = Fate(
     answers_late=0.5,
     keeps_silent=0.3,
     ignores_interrupts=0.3,
+    works_at_end=0.1,
+    hangs_at_end=0.1,
+    fails_at_end=0.2,
 )
 
 

@@ -1,4 +1,4 @@
-"""Programs that end without closing their pools, and workers forked from a program that has things of its own to end."""
+"""Programs that end without closing their pools, and forked workers of programs that have things of their own to end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from programs import GONE_SECONDS, run
+from programs import GONE_SECONDS, is_gone, run
+from targets import poll_until
 
 START_METHODS = ["forkserver", "fork", "spawn"]
 
@@ -130,3 +131,27 @@ def test_a_forked_worker_ends_nothing_of_the_programs(tmp_path: Path) -> None:
         assert program.left() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ends", "main thread", "raw thread", "thread"]
     assert (tmp_path / "ends").read_text() == "program\n"
+
+
+@pytest.mark.parametrize("end", ["pool.close()", ""])
+def test_what_a_module_makes_when_it_is_imported_lives_as_long_as_the_pool(tmp_path: Path, end: str) -> None:
+    """Its nursery imports the module once for all workers: no worker takes it along, and it ends with the last of them."""
+    code = """
+    sys.path.insert(0, str(Path(TESTS) / "bare"))
+    from importing_target import Importer
+
+    pool = ProxyPool(Importer, worker_count=2, max_tasks_per_worker=2, warn_unclosed=False)
+    folder, child = pool[0].things()
+    assert pool[0].are_there()
+    pool.wait_ready()
+    assert pool.workers[0].generation == 1
+    assert pool[0].are_there() and pool[1].are_there()
+    print(folder, child)
+    """
+    code = PREAMBLE + code.replace("TESTS", repr(str(Path(__file__).parent))) + READY + f"\n    {end}\n"
+    with run(code, str(tmp_path), "forkserver") as program:
+        program.wait_ready()
+        program.finish()
+        assert program.left() == []
+        folder, child = program.output.split()
+        poll_until(lambda: not os.path.exists(folder) and is_gone(int(child)))

@@ -263,6 +263,26 @@ def test_a_killed_pool_ends_everything(seed: int) -> None:
     assert sum(len(arrival.outcomes) for arrival in call.take()) == 50
 
 
+@pytest.mark.parametrize("seed", seeds())
+def test_a_pool_ends_however_its_workers_end_and_tells_what_has_failed(seed: int) -> None:
+    """Work is waited for; what hangs is killed; who closes is told of the failures, and of nothing else."""
+    fate = dataclasses.replace(CALM, works_at_end=0.5, hangs_at_end=0.2, fails_at_end=0.5)
+    pool = SimulatedPool(seed, 30, fate).__enter__()
+    pool.driver.close()
+    assert pool.driver.state.phase == "closed"
+    errors = pool.driver.state.take_end_errors()
+    assert 0 < len(errors) < 30
+    assert {str(error) for _, error in errors.values()} == {"so the seed says"}
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_workers_that_are_recycled_may_work_and_hang_at_their_end(seed: int) -> None:
+    fate = dataclasses.replace(CALM, works_at_end=0.3, hangs_at_end=0.2, fails_at_end=0.3)
+    with SimulatedPool(seed, 4, fate, max_tasks_per_worker=5) as pool:
+        run = pool.run(range(100), Policy(), chunksize=1)
+        check_results(flatten(collect(run, lambda _arrival: None)), 100)
+
+
 def test_a_pool_whose_constructors_fail_is_not_made() -> None:
     fate = dataclasses.replace(CALM, constructor_raises=1.0, spares_first=False)
     with pytest.raises(WorkerInitError):

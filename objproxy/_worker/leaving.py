@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -23,6 +24,9 @@ from objproxy._worker import forking, wire
 
 #: Where ``concurrent.futures`` and its descendants (loky) keep the threads that their hooks of `threading` end.
 _REGISTRIES = ("_threads_queues", "_threads_wakeups")
+
+#: A nursery is killed after this where the end of what was imported hangs.
+_IMPORTS_SECONDS = 1
 
 
 class Steps:
@@ -140,6 +144,20 @@ def forget_parents_end(*, is_program: bool = False) -> None:
         _clear(util, "_finalizer_registry")
     if is_program:
         _put_exit_functions_back(util)
+
+
+def end_imports() -> None:
+    """End what modules have made when a nursery imported them: temporary folders, child processes of ``multiprocessing``.
+
+    Workers have inherited them and leave them alone, for the others. The functions of `atexit` are run by each worker, in whose
+    place the module was imported here.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_IMPORTS_SECONDS)  # nothing that hangs may keep a nursery
+    _guard(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        _guard(util._exit_function)
 
 
 def _clear(module: Any, name: str) -> None:

@@ -280,6 +280,12 @@ class Nursery:
             # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
             os.waitpid(pid, 0)
 
+    def end_imports(self) -> None:
+        """End what the modules of the user's class have made when they were imported here, once for all workers."""
+        from objproxy._worker.leaving import end_imports
+
+        end_imports()
+
 
 class Root(Nursery):
     """Makes the nurseries of pools; one is always ready, so that a pool does not wait for a fork.
@@ -365,6 +371,9 @@ class Root(Nursery):
         """Remember what has to be removed when the program has ended."""
         self._segments_prefix = prefix
 
+    def end_imports(self) -> None:
+        """Do nothing: it imports nothing of the user's."""
+
     def end_all(self) -> None:
         """End everything that was started here, and wait until it is gone."""
         self._drop_spare()
@@ -445,6 +454,7 @@ def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) 
                 nursery.serve()
             finally:  # also after a defect: what was started here does not stay
                 nursery.end_all()
+                nursery.end_imports()
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())

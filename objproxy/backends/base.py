@@ -159,7 +159,10 @@ class Backend(Protocol):
         ...
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
-        """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to."""
+        """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to.
+
+        A worker that is asked and takes long tells its steps by `Ending` events; one that tells none hangs and is killed.
+        """
         ...
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:

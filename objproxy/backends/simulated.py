@@ -11,7 +11,6 @@ so the one item whose fate is unknown is the one that ran.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import heapq
 import random
 import threading
@@ -24,6 +23,7 @@ from objproxy._engine.interrupts import Condition
 from objproxy._engine.messages import Batch, Failure
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.fate import Fate as Fate
 from objproxy.backends.memory import ByReference, MemoryWorker
 from objproxy.errors import WorkerInitError
 
@@ -35,66 +35,6 @@ _PATIENCE_SECONDS = 30.0
 #: Exit code of a simulated crash: that of SIGSEGV.
 _CRASHED = -11
 _KILLED = -9
-
-
-@dataclasses.dataclass(frozen=True)
-class Fate:
-    """How long things take, in virtual seconds, and how often they go wrong.
-
-    Attributes
-    ----------
-    item_seconds, unpickle_seconds, constructor_seconds, exit_seconds : float
-        Means; each is drawn from an exponential distribution.
-    kill_seconds : float
-        Until a killed worker is gone.
-    raises : float
-        Share of the items that end with ``ValueError``.
-    dies : float
-        Share of the items that kill their worker while they run.
-    dies_before : float
-        Share of the batches that never begin, because their worker dies when it has received them.
-    dies_between : float
-        Share of the items after which the worker dies, before the next one begins and before the answer is sent.
-    dies_idle : float
-        Share of the batches after whose answer the worker dies, having nothing to do.
-    stalls : float
-        Share of the items that never end.
-    loses_journal : float
-        Share of the deaths that take the results with them that were not sent.
-    constructor_raises, constructor_dies, constructor_stalls : float
-        Shares of the constructors that do so, those of the first generation left out if `spares_first`.
-    spares_first : bool
-        Whether every worker comes up once.
-    answers_in_parts : float
-        Share of the batches that are answered in two parts.
-    answers_late : float
-        Share of the killed workers from which an answer still arrives.
-    keeps_silent : float
-        Share of the workers that do not say where they stand before they are asked again.
-    ignores_interrupts : float
-        Share of the interrupted workers that go on until they are killed.
-    """
-
-    item_seconds: float = 0.01
-    unpickle_seconds: float = 0.0
-    constructor_seconds: float = 0.05
-    exit_seconds: float = 0.01
-    kill_seconds: float = 0.002
-    raises: float = 0.0
-    dies: float = 0.0
-    dies_before: float = 0.0
-    dies_between: float = 0.0
-    dies_idle: float = 0.0
-    stalls: float = 0.0
-    loses_journal: float = 0.0
-    constructor_raises: float = 0.0
-    constructor_dies: float = 0.0
-    constructor_stalls: float = 0.0
-    spares_first: bool = True
-    answers_in_parts: float = 0.0
-    answers_late: float = 0.0
-    keeps_silent: float = 0.0
-    ignores_interrupts: float = 0.0
 
 
 class DeadlockError(AssertionError):
@@ -259,7 +199,7 @@ class SimulatedBackend(ByReference):
             worker.is_ending = True
             worker.is_leaving = how == "leave"
             if worker.is_up and worker.story is None:
-                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+                self._begin_end(worker)
         elif how == "kill" or not self._happens(self._fate.ignores_interrupts):
             worker.is_killed = True
             self._plan(self._fate.kill_seconds, lambda: self._bury(worker, _KILLED))
@@ -344,6 +284,24 @@ class SimulatedBackend(ByReference):
             self._tell(m.InitFailed(worker.worker_id, worker.generation, error))
             self._bury(worker, 1)
 
+    def _begin_end(self, worker: _Worker) -> None:
+        """Let a worker end that has nothing else to do."""
+        fate, seconds = self._fate, self._draw(self._fate.exit_seconds)
+        if self._happens(fate.works_at_end):
+            self._tell(m.Ending(worker.worker_id, worker.generation, "finishing"))
+            self._plan(self._draw(fate.end_seconds), lambda: self._go_on_ending(worker, seconds))
+        elif not self._happens(fate.hangs_at_end):
+            self._plan(seconds, lambda: self._finish(worker))
+
+    def _go_on_ending(self, worker: _Worker, seconds: float) -> None:
+        if not self._is_alive(worker) or worker.is_killed:
+            return
+        if self._happens(self._fate.fails_at_end):
+            self._tell(m.EndFailed(worker.worker_id, worker.generation, "close", ValueError("so the seed says")))
+        self._tell(m.Ending(worker.worker_id, worker.generation, "leaving"))
+        if not self._happens(self._fate.hangs_at_end):
+            self._plan(seconds, lambda: self._finish(worker))
+
     def _finish(self, worker: _Worker) -> None:
         if self._is_alive(worker) and not worker.is_killed:
             events = [] if worker.live is None or worker.is_leaving else worker.live.finish()
@@ -383,7 +341,7 @@ class SimulatedBackend(ByReference):
         worker.story = None
         if worker.is_killed or not worker.sent:
             if worker.is_ending and not worker.is_killed:
-                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+                self._begin_end(worker)
             return
         if self._happens(self._fate.dies_before):
             self._plan(0.0, lambda: self._crash(worker))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NoReturn, Self
 
-from objproxy import NotSupportedError, PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
+from objproxy import (
+    NotSupportedError,
+    PoolBrokenError,
+    PoolClosedError,
+    ProxyPool,
+    RemoteTraceback,
+    TaskTimeoutError,
+    WorkerInitError,
+)
 from objproxy.handling import cause_of, is_a, set_traceback
 from objproxy.mtasklite.constants import (
     ArgumentError,
@@ -165,7 +174,8 @@ class Pool:
         for results in list(self._results):
             results.close()
         if self._workers is not None:
-            self._workers.close(self.join_timeout)
+            with contextlib.suppress(TaskTimeoutError):  # what a worker still does in the background is given up without a word
+                self._workers.close(self.join_timeout)
 
     def __enter__(self) -> Self:
         return self
