@@ -259,7 +259,7 @@ class StartFailed(NamedTuple):
 
     worker_id: int
     generation: int
-    error: OSError
+    error: Exception
 
 
 class Inspected(NamedTuple):

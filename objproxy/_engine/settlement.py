@@ -9,7 +9,7 @@ Rules that live here:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from objproxy._engine import failures
@@ -38,6 +38,15 @@ class Settlement:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._describe = describe
+
+    def take_all(self, records: Iterable[WorkerRecord]) -> list[Batch]:
+        """Take out, in order, everything that waits or runs."""
+        batches = self._dispatcher.shared.take_all()
+        for record in records:
+            while record.inflight:
+                batches.append(self.take_head(record))
+            batches += record.queue.take_all()
+        return sorted(batches)
 
     @staticmethod
     def may_retry(batch: Batch, error: BaseException) -> bool:

@@ -8,7 +8,8 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 - ``dispatch``: who runs which batch, and when it is sent;
 - ``settlement``: what becomes of items that were sent: answered, tried again, lost;
 - ``ledger``: counts the items, so that each ends exactly once;
-- ``watch``: what is done about workers that take too long or fall silent.
+- ``watch``: what is done about workers that take too long or fall silent;
+- ``shortage``: what is done about workers for which the system has no room.
 
 Rules that live here:
 
@@ -36,6 +37,7 @@ from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
+from objproxy._engine.shortage import Shortage, is_passing
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
@@ -104,6 +106,7 @@ class PoolState:
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
+        self._shortage = Shortage(self._ledger, self._watch, self._shared, describe)
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
         self._limits, self._silences = self._watch.limits, self._watch.silences
         self._deadline: float | None = None
@@ -308,7 +311,13 @@ class PoolState:
             self._fail_init(record, event.error)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
-        """Take it for a death in the constructor, with a cause of its own."""
+        """Start it later, if the lack may pass; else take it for a death in the constructor, with a cause of its own."""
+        record = self._find(event.worker_id, event.generation)
+        if record is not None and self.phase != "starting" and is_passing(event.error):
+            self._leave(record, "gone")
+            self._shortage.wait(record, event.error, self.workers)
+            self._deadline = self._watch.next_deadline()
+            return
         self._on_init_failed(m.InitFailed(*event))
         self._on_died(m.Died(event.worker_id, event.generation))
 
@@ -349,14 +358,14 @@ class PoolState:
         record.phase = phase
         self._watch.forget(record)
 
-    def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
+    def _replace(self, record: WorkerRecord, *, is_failure: bool, is_new: bool = True) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
         if record.is_retiring or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
         elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)
         else:
-            record.generation += 1
+            record.generation += is_new
             record.init_error = None
             self._start(record)
 
@@ -394,12 +403,11 @@ class PoolState:
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
+        for record in self._shortage.take_due(self.workers):
+            self._replace(record, is_failure=False, is_new=False)
 
     def _on_stacks_asked(self, event: m.StacksAsked) -> None:
-        for worker_id in event.worker_ids:
-            record = self.workers.get(worker_id)
-            if record is not None and record.phase not in ("gone", "quarantined"):
-                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+        self._watch.ask_for_stacks(self.workers.get(worker_id) for worker_id in event.worker_ids)
 
     def _on_inspected(self, event: m.Inspected) -> None:
         record = self._find(event.worker_id, event.generation)
@@ -434,7 +442,7 @@ class PoolState:
             for record in list(self.workers.values()):
                 if record.phase == "idle":
                     self._end(record, "closed", "ask")
-                elif record.phase == "quarantined":
+                elif record.phase in ("quarantined", "gone"):
                     self._remove(record)
         if not self.workers:
             self.phase = "closed"
@@ -453,21 +461,13 @@ class PoolState:
         self.phase = "broken" if event.is_broken else "killed"
         self.failure = event.error
         self._make_ending_error = failures.ended_pool(event.error, is_broken=event.is_broken)
-        for batch in self._take_all_batches():
+        for batch in self._settlement.take_all(self.workers.values()):
             self._ledger.fail(batch, batch.received, batch.count, self._make_ending_error, batch.worker_id)
         for record in list(self.workers.values()):
             if record.phase in ("quarantined", "gone"):
                 self._remove(record)
             else:
                 self._end(record, "killed", "kill")
-
-    def _take_all_batches(self) -> list[Batch]:
-        batches = self._shared.take_all()
-        for record in self.workers.values():
-            while record.inflight:
-                batches.append(self._settlement.take_head(record))
-            batches += record.queue.take_all()
-        return sorted(batches)
 
     def _on_resized(self, event: m.Resized) -> None:
         """Add workers, or let those of the highest numbers go when they have done what they were given."""
@@ -481,7 +481,7 @@ class PoolState:
             record.is_retiring = record.worker_id >= event.n_workers
             if record.is_retiring and record.phase == "idle":
                 self._end(record, "resized", "ask")
-            elif record.is_retiring and record.phase == "quarantined":
+            elif record.is_retiring and record.phase in ("quarantined", "gone"):
                 self._remove(record)
         self._break_if_all_quarantined(self.workers[0])
 

@@ -10,6 +10,8 @@ Rules that live here:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.timers import Timers
@@ -41,10 +43,11 @@ class Watch:
         self._stall_seconds = stall_seconds
         self.limits = Timers()
         self.silences = Timers()
+        self.retries = Timers()  # of workers for which the system had no room
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due next, or None."""
-        moments = (self.limits.next_deadline(), self.silences.next_deadline())
+        moments = (self.limits.next_deadline(), self.silences.next_deadline(), self.retries.next_deadline())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def expect(self, record: WorkerRecord, seconds: float | None) -> None:
@@ -62,6 +65,12 @@ class Watch:
         """Expect nothing of a worker."""
         self.limits.clear(record)
         self.silences.clear(record)
+
+    def ask_for_stacks(self, records: Iterable[WorkerRecord | None]) -> None:
+        """Ask workers where they stand."""
+        for record in records:
+            if record is not None and record.phase not in ("gone", "quarantined"):
+                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
 
     def tick(self) -> None:
         """See who has taken too long, and who is silent."""
