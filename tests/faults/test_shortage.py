@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from objproxy import ProxyPool, WorkerInitError
+from contained import NAMESPACE, ROOT, has_namespaces
+from objproxy import ProxyPool, SharedMemoryFullError, WorkerInitError
 from objproxy._engine import messages as m
 from objproxy._engine.shortage import PATIENCE_SECONDS
+from objproxy._worker import journal
 from programs import run
 from state_pool import StatePool, make_batch, make_rules
 
@@ -156,3 +161,89 @@ def test_the_memory_of_a_snapshot_may_be_lacking(monkeypatch: pytest.MonkeyPatch
         os.kill(pid, 9)
         assert pool.get.map(["x"]) == [None]
         assert calls == [1, 1]
+
+
+def _can_mount() -> bool:
+    mount = [*NAMESPACE, "--mount", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return has_namespaces() and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
+FULL = """
+import shutil
+import numpy as np
+from objproxy import ProxyPool, SharedArray, SharedMemoryFullError
+
+class Maker:
+    def total(self, array):
+        return float(np.sum(array))
+
+    def make(self, n):
+        return np.ones(n)
+
+def fill(n_left):
+    with open("/dev/shm/filler", "ab") as file:
+        free = shutil.disk_usage("/dev/shm").free
+        if free > n_left:
+            os.posix_fallocate(file.fileno(), file.tell(), free - n_left)
+
+def refuses(function):
+    try:
+        function()
+    except SharedMemoryFullError as exc:
+        return exc.needed > exc.free
+    return False
+
+made = 0
+for n_left in (0, 40_000, 1 << 20, (1 << 20) + 300_000):  # a worker needs a mebibyte for its two tables
+    fill(n_left)
+    # What is left behind by the pool before may have gone only now.
+    made += not refuses(lambda: ProxyPool(Maker, worker_count=2, start_method=sys.argv[1]).close()) and n_left < 1 << 20
+    assert os.listdir("/dev/shm") == ["filler"], os.listdir("/dev/shm")
+    os.unlink("/dev/shm/filler")
+assert not made, made
+
+with ProxyPool(Maker, worker_count=2, start_method=sys.argv[1]) as pool:
+    fill(40_000)
+    for n_items in (20_000, 300_000):
+        array = np.ones(n_items)
+        assert refuses(lambda: pool.total(array))
+        assert refuses(lambda: pool.make(n_items))
+        assert refuses(lambda: pool.make.map([n_items] * 3))
+        assert refuses(lambda: pool.put(array))
+        assert refuses(lambda: SharedArray(array))
+        assert pool.total([1, 2]).tolist() == [3, 3]
+    os.kill(pool.workers[0].pid, signal.SIGKILL)  # there is room for its successor: its tables go with it
+    assert pool.wait_ready(30)
+    os.unlink("/dev/shm/filler")
+    assert pool.make.map([300_000])[0].shape == (300_000,)
+print(os.listdir("/dev/shm"))
+"""
+
+
+@pytest.mark.skipif(not _can_mount(), reason="file systems cannot be mounted here")
+@pytest.mark.parametrize("start_method", ["forkserver", "fork", "spawn"])
+def test_a_full_file_system_is_told_portably(start_method: str, tmp_path: Path) -> None:
+    """B9: issue 13: making the pool raised the bare OSError; nothing is ever killed for it (SIGBUS)."""
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, signal, sys\n{FULL}")
+    mount = 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"'
+    done = subprocess.run(
+        [*NAMESPACE, "--mount", "sh", "-c", mount, "sh", "timeout", "-k", "1", "100", sys.executable, program, start_method],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OBJPROXY_PORTABLE": "1", "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_a_journal_for_which_the_disk_has_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B9: writing into it would kill the worker."""
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(SharedMemoryFullError, match="journal"):
+        journal.create()
