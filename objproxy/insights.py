@@ -316,16 +316,17 @@ def memory_of(pid: int | None) -> int | None:
     """Return the bytes of memory that a process holds, or None where that cannot be read."""
     if pid is None:
         return None
-    return resident_bytes(pid) or _resident_bytes_portably(pid)
+    # Where there is a /proc, nothing else can tell more; and where descriptors are lacking, an import would raise.
+    return resident_bytes(pid) or (None if os.path.exists("/proc/self/statm") else _resident_bytes_portably(pid))
 
 
 def _resident_bytes_portably(pid: int) -> int | None:
     try:
         import psutil  # an extra
-    except ImportError:
+    except (ImportError, OSError):  # it is not there, or cannot be read for want of descriptors
         return None
     try:
         memory: Any = psutil.Process(pid).memory_info()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
     return int(memory.rss)

@@ -139,6 +139,18 @@ def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[in
     return make_error
 
 
+def no_room(record: WorkerRecord, cause: BaseException, device: str | None) -> MakeError:
+    """Return the maker of errors for items that wait for a worker for which the system has had no room for long."""
+
+    def make_error(_item: int) -> BaseException:
+        reason = f"it cannot be started ({type(cause).__name__}: {cause}). It is tried again once a second; call again then"
+        error = WorkerInitError(record.worker_id, reason, device=device)
+        error.__cause__ = cause
+        return error
+
+    return make_error
+
+
 def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
     """Return the maker of errors for items that the end of the pool has cost."""
 

@@ -270,7 +270,7 @@ class StartFailed(NamedTuple):
 
     worker_id: int
     generation: int
-    error: OSError
+    error: Exception
 
 
 class Ending(NamedTuple):

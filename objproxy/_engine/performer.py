@@ -83,7 +83,7 @@ class Performer(ABC):
     def _start(self, worker_id: int, generation: int) -> None:
         try:
             self.backend.start(worker_id, generation)
-        except OSError as exc:  # no descriptors, no memory: an end of this worker alone
+        except (OSError, MemoryError) as exc:  # no descriptors, no memory: an end of this worker alone
             self._failed.append(m.StartFailed(worker_id, generation, exc))
 
     def _send(self, action: m.Send) -> None:

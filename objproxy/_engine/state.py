@@ -9,7 +9,8 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 - ``settlement``: what becomes of items that were sent: answered, tried again, lost;
 - ``ledger``: counts the items, so that each ends exactly once;
 - ``watch``: what is done about workers that take too long or fall silent;
-- ``endings``: what is expected of a worker that was asked to end.
+- ``endings``: what is expected of a worker that was asked to end;
+- ``shortage``: what is done about workers for which the system has no room.
 
 Rules that live here:
 
@@ -37,6 +38,7 @@ from objproxy._engine.endings import END_SECONDS, Endings
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
+from objproxy._engine.shortage import Shortage, is_passing
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
@@ -102,6 +104,7 @@ class PoolState:
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
+        self._shortage = Shortage(self._ledger, self._watch, self._shared, describe)
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
         self.slowest = self._settlement.slowest
         self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
@@ -307,7 +310,13 @@ class PoolState:
             self._fail_init(record, event.error)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
-        """Take it for a death in the constructor, with a cause of its own."""
+        """Start it later, if the lack may pass; else take it for a death in the constructor, with a cause of its own."""
+        record = self._find(event.worker_id, event.generation)
+        if record is not None and self.phase != "starting" and is_passing(event.error):
+            self._leave(record, "gone")
+            self._shortage.wait(record, event.error, self.workers)
+            self._deadline = self._watch.next_deadline()
+            return
         self._on_init_failed(m.InitFailed(*event))
         self._on_died(m.Died(event.worker_id, event.generation))
 
@@ -349,17 +358,18 @@ class PoolState:
         record.phase = phase
         self._watch.forget(record)
 
-    def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
+    def _replace(self, record: WorkerRecord, *, is_failure: bool, is_new: bool = True) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
-        # One that shall go has a successor as long as there is something that only it may run.
-        is_needed = record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
-        has_left = record.is_retiring and not is_needed
-        if has_left or self._is_finishing or self.phase not in ("starting", "open", "closing"):
+        if (
+            (record.is_retiring and not self._is_needed(record))
+            or self._is_finishing
+            or self.phase not in ("starting", "open", "closing")
+        ):
             self._remove(record)
         elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)
         else:
-            record.generation += 1
+            record.generation += is_new
             record.init_error = None
             self._start(record)
 
@@ -402,12 +412,11 @@ class PoolState:
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
+        for record in self._shortage.take_due(self.workers):
+            self._replace(record, is_failure=False, is_new=False)
 
     def _on_stacks_asked(self, event: m.StacksAsked) -> None:
-        for worker_id in event.worker_ids:
-            record = self.workers.get(worker_id)
-            if record is not None and record.phase not in ("gone", "quarantined"):
-                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+        self._watch.ask_for_stacks(self.workers.get(worker_id) for worker_id in event.worker_ids)
 
     def _on_inspected(self, event: m.Inspected) -> None:
         record = self._find(event.worker_id, event.generation)
@@ -448,7 +457,7 @@ class PoolState:
             for record in list(self.workers.values()):
                 if record.phase == "idle":
                     self._end(record, "closed", "ask")
-                elif record.phase == "quarantined":
+                elif record.phase in ("quarantined", "gone"):
                     self._remove(record)
         if not self.workers:
             self.phase = "closed"
@@ -490,7 +499,10 @@ class PoolState:
                 self._add_worker(worker_id)
         for record in list(self.workers.values()):
             record.is_retiring = record.worker_id >= event.n_workers
-            if record.is_retiring and record.phase == "quarantined":
+            if record.phase == "gone":  # it waits for room
+                if record.is_retiring and not self._is_needed(record):
+                    self._remove(record)
+            elif record.is_retiring and record.phase == "quarantined":
                 self._remove(record)
             elif record.phase == "idle":
                 self._serve(record)
@@ -501,6 +513,10 @@ class PoolState:
         self._dispatcher.forget_free(record)
         if not self._is_held(record):
             self._end(record, "resized", "ask")
+
+    def _is_needed(self, record: WorkerRecord) -> bool:
+        """Return whether there is something that only this worker, which shall go, may run."""
+        return record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
 
     def _is_held(self, record: WorkerRecord) -> bool:
         return any(record.worker_id < n_workers for n_workers in self._holds.values())

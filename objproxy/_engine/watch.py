@@ -12,6 +12,7 @@ Rules that live here:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
@@ -49,10 +50,11 @@ class Watch:
         self._stall_seconds = stall_seconds
         self.limits = Timers()
         self.silences = Timers()
+        self.retries = Timers()  # of workers for which the system had no room
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due next, or None."""
-        moments = (self.limits.next_deadline(), self.silences.next_deadline())
+        moments = (self.limits.next_deadline(), self.silences.next_deadline(), self.retries.next_deadline())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def expect(self, record: WorkerRecord, seconds: float | None) -> None:
@@ -85,6 +87,12 @@ class Watch:
         self.limits.clear(record)
         self.silences.clear(record)
 
+    def ask_for_stacks(self, records: Iterable[WorkerRecord | None]) -> None:
+        """Ask workers where they stand."""
+        for record in records:
+            if record is not None and record.phase not in ("gone", "quarantined"):
+                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+
     def tick(self) -> None:
         """See who has taken too long, and who is silent."""
         now = self._ledger.now
@@ -103,7 +111,7 @@ class Watch:
         is_last_call = record.n_looks == _MAX_LOOKS
         if not is_last_call:
             self.limits.set(record, self._ledger.now + LOOK_SECONDS)
-        limit = None if record.phase == "starting" or record.is_loading else record.inflight[0].rules.timeout
+        limit = record.inflight[0].rules.timeout if record.phase == "busy" and not record.is_loading else None
         self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call, limit))
 
 

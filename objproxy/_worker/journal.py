@@ -15,6 +15,7 @@ each worker) would be taken for a free slot, and its item for the one that was r
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 from objproxy._worker import descriptors, platform, wire
 from objproxy._worker.segments import map_file
+from objproxy.errors import SharedMemoryFullError
 
 NBYTES = 1 << 17
 _HEADER_WORDS = 9
@@ -58,7 +60,8 @@ def create() -> int:
     if platform.has_linux_means():
         return descriptors.make_memory_file("objproxy-journal", NBYTES)
 
-    import tempfile  # slow to load, and not needed where memory can be anonymous
+    import shutil  # slow to load, and not needed where memory can be anonymous
+    import tempfile
 
     fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
     os.unlink(path)
@@ -66,8 +69,15 @@ def create() -> int:
     try:
         os.ftruncate(fd, NBYTES)
         descriptors.allocate(fd, 0, NBYTES)
-    except OSError:
+    except OSError as exc:
         os.close(fd)
+        if exc.errno == errno.ENOSPC:
+            folder = tempfile.gettempdir()
+            free, hint = (
+                shutil.disk_usage(folder).free,
+                f"It is for a worker's journal; free some space in {folder}, or set TMPDIR.",
+            )
+            raise SharedMemoryFullError(NBYTES, free, hint) from exc
         raise
     return fd
 

@@ -119,6 +119,7 @@ class ProcessBackend:
 
     def start(self, worker_id: int, generation: int) -> None:
         """Ask the nursery for a worker and send it what it needs to come up."""
+        cargo = self._recipe.cargo(worker_id, generation)  # there may be no room for it: before anything is opened
         nursery = self._nursery or self._open_nursery()
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             link, inherited = self._make_link(worker_id, generation, theirs, ours)
@@ -127,7 +128,7 @@ class ProcessBackend:
             ours.pop_all()  # they live as long as the link
         self._links[worker_id] = self._by_fd[link.fd] = link
         self._poller.add(link.fd)
-        self._boot(link)
+        self._boot(link, cargo)
 
     def _make_link(
         self, worker_id: int, generation: int, theirs: contextlib.ExitStack, ours: contextlib.ExitStack
@@ -154,9 +155,8 @@ class ProcessBackend:
         inherited = (its.fileno(), journal_fd, its_evidence, self._plane.segments.fd)
         return link, tuple(fd for fd in inherited if fd is not None)
 
-    def _boot(self, link: Link) -> None:
+    def _boot(self, link: Link, cargo: Sequence[Any]) -> None:
         """Send what a worker needs to come up."""
-        cargo = self._recipe.cargo(link.worker_id, link.generation)
         boot = self._recipe.boot(link.worker_id, link.generation)._replace(
             n_replays=len(cargo) - 1,
             segments_prefix=self._plane.segments.prefix,
