@@ -388,20 +388,30 @@ class Rows:
 
     def __next__(self) -> Sequence[Any]:
         global _reading
-        ends, uses, _, head, _, kept = self._fields
         at = self._at
-        if at == len(ends):
+        if at == len(self):
             raise StopIteration
         self._at += 1
+        if self._fields[4] is None:
+            return self._read(at)
         _reading = self
+        try:
+            return self._read(at)
+        finally:
+            _reading = None  # the rows may stand for much memory
+
+    def _read(self, at: int) -> Sequence[Any]:
+        ends, uses, _, head, _, kept = self._fields
         piece = self._view[ends[at - 1] if at else 0 : ends[at]]
         buffers = self._open(uses[at]) if uses else ()
+        row: Sequence[Any]
         row = pickle.loads(piece, buffers=buffers) if head is None else self._read_behind(head, piece, buffers)
-        if kept:
-            row = list(row)
-            for position, value in kept.items():  # in ascending order, so that each finds its place
-                row.insert(position, value)
-        return row  # type: ignore[no-any-return]
+        if not kept:
+            return row
+        values = list(row)
+        for position, value in kept.items():  # in ascending order, so that each finds its place
+            values.insert(position, value)
+        return values
 
     def _read_behind(self, head: tuple[bytes, tuple[int, ...]], piece: memoryview, buffers: Any) -> Any:
         """Rebuild the constants, and then the row that refers to them."""

@@ -88,7 +88,7 @@ def share_nothing(columns: Sequence[Sequence[Any]]) -> bool:
             return True
         if len(kinds) < len(found):
             level = [part for part in level if type(part) in kinds]
-        if kinds != {tuple} and not _are_new(level, seen):
+        if not _FROZEN.issuperset(kinds) and not _are_new(level, seen):
             return False
         if (_SIZED.issuperset(kinds) and sum(map(len, level)) > limit) or _holds_objects(level, kinds):
             return False
