@@ -164,6 +164,11 @@ class PoolMethod(_Method):
         core.driver.check_usable()
         self._info.check(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
+        if source.is_endless:
+            raise ValueError(
+                f"{self._info.name}: all iterables are endless, and so would be the results; give one that ends, or take the "
+                f"results one by one with pool.{self._info.name}.imap(...)"
+            )
 
         def on_arrival(arrival: Arrival) -> None:
             if arrival.has_failures:

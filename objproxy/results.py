@@ -155,19 +155,32 @@ def _stack_numbers(kinds: set[type], values: list[Any]) -> Any:
     """Stack numbers in the type that holds each of them exactly; return None if there is none, or not all are numbers."""
     import numpy as np
 
-    if kinds <= {bool, np.bool_}:
-        return np.fromiter(values, np.bool_, len(values))
-    if kinds == {np.timedelta64}:
-        units = {value.dtype for value in values}
-        return np.array(values) if len(units) == 1 else None
-
+    if len(kinds) == 1:
+        return _stack_one_type(next(iter(kinds)), values)
+    if kinds == {bool, np.bool_}:
+        return np.array(values)
     dtypes = {kind: _number_dtype(kind) for kind in kinds}
     if any(own is None for own in dtypes.values()):  # not `in`: None equals the dtype of float
         return None
     dtype = _exact_dtype(dtypes, values)
-    if dtype is None:
+    return None if dtype is None else np.array(values, dtype=dtype)
+
+
+def _stack_one_type(kind: type, values: list[Any]) -> Any:
+    """Stack numbers of one type, as nearly all are; return None if that is none of numbers, or an int is beyond int64."""
+    import numpy as np
+
+    if kind is int:
+        # An unsigned array would turn 0 - 1 into 2**64 - 1.
+        fits = min(values) in _INT64 and max(values) in _INT64
+        return np.fromiter(values, np.int64, len(values)) if fits else None
+    if kind in (float, bool, complex):
+        return np.array(values)
+    if not issubclass(kind, np.generic):
         return None
-    return np.fromiter(values, dtype, len(values)) if kinds == {int} else np.array(values, dtype=dtype)
+    if kind is np.timedelta64:
+        return np.array(values) if len({value.dtype for value in values}) == 1 else None
+    return np.array(values) if kind is np.bool_ or _number_dtype(kind) is not None else None
 
 
 def _number_dtype(kind: type) -> Any:
@@ -191,12 +204,11 @@ def _exact_dtype(dtypes: dict[type, Any], values: list[Any]) -> Any:
     if not wide or (dtype.kind in "iu" and int not in wide):
         return dtype
 
-    ints = values if wide == {int} == set(dtypes) else [int(value) for value in values if type(value) in wide]
+    ints = [int(value) for value in values if type(value) in wide]
     lowest, highest = min(ints), max(ints)
     if any(own.kind in "fc" for own in dtypes.values()):
         return dtype if lowest in _FLOAT64 and highest in _FLOAT64 else None
     if lowest in _INT64 and highest in _INT64:
         return np.dtype(np.int64)
-    # Plain ints beyond int64 stay ints: among unsigned numbers 0 - 1 would be 2**64 - 1.
     is_unsigned = np.dtype(np.uint64) in dtypes.values() and lowest in _UINT64 and highest in _UINT64
     return np.dtype(np.uint64) if is_unsigned else None
