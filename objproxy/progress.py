@@ -281,6 +281,14 @@ def _checked(make: Callable[..., Any], options: dict[str, Any]) -> _Bar:
     return bar
 
 
+def _describe_rate(task: Any) -> str:
+    """Return the rate of a task of rich, as tqdm writes it; for one that has hardly begun, that of all its items."""
+    rate = task.finished_speed or task.speed or (task.completed / task.elapsed if task.elapsed else 0.0)
+    if not rate:
+        return "?it/s"
+    return f"{rate:.2f}it/s" if rate >= 1 else f"{1 / rate:.2f}s/it"
+
+
 class _RichBar:
     """One line of rich's display. All bars of the process share one display, since a terminal can have one only."""
 
@@ -295,12 +303,21 @@ class _RichBar:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                ProgressColumn,
+                Task,
+                TaskProgressColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
             )
         except ImportError as exc:
             raise ImportError("progress_bar='rich' needs rich: pip install 'objproxy[progress]'") from exc
+
+        class RateColumn(ProgressColumn):
+            """Shows how many items are done in a second."""
+
+            def render(self, task: Task) -> str:
+                return f"[progress.data.speed]{_describe_rate(task)}"
 
         self._leave = options.get("leave", True)
         self._n_unshown = 0
@@ -309,10 +326,12 @@ class _RichBar:
             if _RichBar._display is None:
                 columns = (
                     TextColumn("{task.description}"),
+                    TaskProgressColumn(),
                     BarColumn(),
                     MofNCompleteColumn(),
                     TimeElapsedColumn(),
                     TimeRemainingColumn(),
+                    RateColumn(),
                     TextColumn("{task.fields[report]}"),
                 )
                 _RichBar._display = Progress(*columns, console=Console(stderr=True))

@@ -10,14 +10,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from faulty import Victim
 from objproxy import ProxyPool, WorkerDiedError
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
 from objproxy.backends import nurseries
+from optional import need
 from targets import PATIENCE_SECONDS, poll_until
+
+psutil = need("psutil")
 
 
 @pytest.fixture
