@@ -155,6 +155,7 @@ def test_what_draws_may_be_missing(pool: ProxyPool[Model], style: str, module: s
     assert pool.score.map([1])
 
 
+@needs("ipywidgets")
 def test_widgets_of_a_notebook(pool: ProxyPool[Model], capsys: pytest.CaptureFixture[str]) -> None:
     bars: list[Any] = []
     from tqdm.notebook import tqdm
