@@ -286,6 +286,14 @@ def _checked(make: Callable[..., Any], options: dict[str, Any]) -> _Bar:
     return bar
 
 
+def _describe_rate(task: Any) -> str:
+    """Return the rate of a task of rich, as tqdm writes it; for one that has hardly begun, that of all its items."""
+    rate = task.finished_speed or task.speed or (task.completed / task.elapsed if task.elapsed else 0.0)
+    if not rate:
+        return "?it/s"
+    return f"{rate:.2f}it/s" if rate >= 1 else f"{1 / rate:.2f}s/it"
+
+
 class _RichBar:
     """One line of rich's display. All bars of the process share one display, since a terminal can have one only."""
 
@@ -300,6 +308,8 @@ class _RichBar:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                ProgressColumn,
+                Task,
                 TaskProgressColumn,
                 TextColumn,
                 TimeElapsedColumn,
@@ -308,20 +318,25 @@ class _RichBar:
         except ImportError as exc:
             raise ImportError("progress_bar='rich' needs rich: pip install 'objproxy[progress]'") from exc
 
+        class RateColumn(ProgressColumn):
+            """Shows how many items are done in a second."""
+
+            def render(self, task: Task) -> str:
+                return f"[progress.data.speed]{_describe_rate(task)}"
+
         self._leave = options.get("leave", True)
-        self._unit = options.get("unit", "it")
-        self._n_shown = self._n_unshown = 0
-        self._began = self._shown_at = time.monotonic()
+        self._n_unshown = 0
+        self._shown_at = time.monotonic()
         with _RichBar._lock:
             if _RichBar._display is None:
                 columns = (
                     TextColumn("{task.description}"),
-                    BarColumn(),
                     TaskProgressColumn(),
+                    BarColumn(),
                     MofNCompleteColumn(),
                     TimeElapsedColumn(),
                     TimeRemainingColumn(),
-                    TextColumn("{task.fields[rate]}"),
+                    RateColumn(),
                     TextColumn("{task.fields[report]}"),
                 )
                 _RichBar._display = Progress(*columns, console=Console(stderr=True))
@@ -330,7 +345,7 @@ class _RichBar:
             _RichBar._n_bars += 1
         description = str(options.get("desc") or "")
         visible = not options.get("disable", False)
-        self._task = self._progress.add_task(description, total=options["total"], visible=visible, rate="", report="")
+        self._task = self._progress.add_task(description, total=options["total"], visible=visible, report="")
 
     @property
     def total(self) -> int | None:
@@ -351,9 +366,6 @@ class _RichBar:
             self._shown_at = now
 
     def _show(self) -> None:
-        self._n_shown += self._n_unshown
-        rate = f"{self._n_shown / max(time.monotonic() - self._began, 1e-6):.1f} {self._unit}/s"
-        self._progress.update(self._task, rate=rate)
         self._progress.advance(self._task, self._n_unshown)
         self._n_unshown = 0
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from faulty import Victim
@@ -21,7 +20,10 @@ from objproxy import ProxyPool, WorkerDiedError
 from objproxy._worker import nursery as nursery_module
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
 from objproxy.backends import nurseries
+from optional import need
 from targets import PATIENCE_SECONDS, poll_until
+
+psutil = need("psutil")
 
 
 @pytest.fixture

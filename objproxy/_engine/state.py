@@ -360,11 +360,8 @@ class PoolState:
 
     def _replace(self, record: WorkerRecord, *, is_failure: bool, is_new: bool = True) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
-        if (
-            (record.is_retiring and not self._is_needed(record))
-            or self._is_finishing
-            or self.phase not in ("starting", "open", "closing")
-        ):
+        has_left = record.is_retiring and not self._is_needed(record)
+        if has_left or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
         elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from objproxy import NotSupportedError, PoolClosedError, ProxyPool, WorkerInitError
 from objproxy.proxy import POOL_NAMES
+from optional import need
 from targets import (
     PATIENCE_SECONDS,
     Closing,
@@ -29,6 +29,8 @@ from targets import (
     poll_until,
 )
 from ways import MakePool, Way
+
+psutil = need("psutil")
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
 

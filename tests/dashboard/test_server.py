@@ -13,12 +13,12 @@ import pytest
 from dashboard_client import Client, digest, hello, path_of, publish
 from objproxy.dashboard import frames
 from objproxy.dashboard.control import _end_server, _start_server, make_url
+from optional import need
 from targets import PATIENCE_SECONDS, poll_until
 
-pytest.importorskip("starlette", reason="the dashboard needs starlette: pip install 'objproxy[dashboard]'")
-pytest.importorskip("uvicorn", reason="the dashboard needs uvicorn: pip install 'objproxy[dashboard]'")
+need("starlette", "uvicorn")
 
-from objproxy.dashboard.server import Dashboard, bind
+from objproxy.dashboard.server import Dashboard, bind  # noqa: E402 - it needs both
 
 
 @pytest.fixture
