@@ -298,6 +298,8 @@ class ProxyPool(Generic[T]):
         ------
         SharedMemoryFullError
             There is not enough memory.
+        ArgumentPickleError
+            The value cannot be pickled.
 
         Examples
         --------
