@@ -31,7 +31,7 @@ from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
-from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
+from objproxy.errors import ArgumentPickleError, ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
 from objproxy.insights import Insights, SlowItem, WorkerView
 from objproxy.options import CallOptions, Label
 from objproxy.progress import Reports
@@ -281,7 +281,13 @@ class PoolCore:
     def put(self, value: Any) -> SharedValue:
         """Ship a value once; see `ProxyPool.put`."""
         self.driver.check_usable()
-        return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
+        try:
+            return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
+        except Exception as exc:
+            path = explain_operation(Operation("call", "put", (value,), {}), exc)
+            if not path:  # it can be pickled, but there is no room for it, or it holds a SharedArray
+                raise
+            raise ArgumentPickleError("put", path, handling.describe(exc)) from exc
 
     def settle_every(self, outcomes: list[Any], name: str, options: CallOptions) -> list[Any]:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""

@@ -340,6 +340,8 @@ class ProxyPool(Generic[T]):
         ------
         SharedMemoryFullError
             There is not enough memory.
+        ArgumentPickleError
+            The value cannot be pickled.
 
         Examples
         --------

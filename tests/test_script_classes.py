@@ -181,9 +181,10 @@ def test_what_cannot_go_along_is_named_with_the_way_to_it(tmp_path: Path) -> Non
             except ArgumentPickleError as error:
                 print(error.path)
         with make() as pool:
-            for value in (connect, Attribute(), UsesPool):
+            call, put = pool[0].call, pool.put
+            for send, value in ((call, connect), (call, Attribute()), (put, connect), (put, UsesPool)):
                 try:
-                    pool[0].call(value)
+                    send(value)
                 except ArgumentPickleError as error:
                     print(error.path)
         """,
@@ -200,6 +201,7 @@ def test_what_cannot_go_along_is_named_with_the_way_to_it(tmp_path: Path) -> Non
         "factory connect -> global 'CONNECTION' (sqlite3.Connection)",
         "argument 0 -> global 'CONNECTION' (sqlite3.Connection)",
         "argument 0 -> class 'Attribute' -> attribute 'connection' (sqlite3.Connection)",
+        "argument 0 -> global 'CONNECTION' (sqlite3.Connection)",
         "argument 0 -> method 'load' -> global 'pool' (objproxy.proxy.ProxyPool)",
     ]
 

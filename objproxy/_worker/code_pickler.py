@@ -22,7 +22,7 @@ from typing import Any
 import cloudpickle
 
 from objproxy._worker import fresh
-from objproxy._worker.code_values import named_values
+from objproxy._worker.code_values import direct_values
 
 Reduce = Callable[[Any], Any]
 
@@ -61,23 +61,26 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
         if kind is Mark:
             self.depth += value.change
             return tuple, ()
-        if self.depth and (reduced := fresh.reduce(value)) is not NotImplemented:
-            return reduced
-        if kind is _CachedFunction:
-            return _reduce_cached(value)
         if kind is CodeType:
             return _reduce_code(value)
+        if kind is _CachedFunction:
+            return _reduce_cached(value)
         reduced = super().reducer_override(value)
+        if reduced is NotImplemented:
+            return fresh.reduce(value) if self.depth else reduced
         is_code = type(reduced) is tuple and len(reduced) == 6
-        return _reduce_by_value(value, *reduced) if is_code else reduced
+        return _reduce_by_value(value, reduced, is_outermost=not self.depth) if is_code else reduced
 
 
-def _reduce_by_value(code: Any, make: Reduce, args: Any, state: Any, _items: Any, _pairs: Any, set_state: Any) -> Any:
-    """Reduce a class or function: what its names stand for lies between two marks."""
-    for _step, part in named_values(code):
-        fresh.keep_one(part)
-    marked = (Mark(1), set_state, state, Mark(-1))
-    if isinstance(code, type):
+def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool) -> Any:
+    """Reduce a class or function, given how cloudpickle does; what the outermost takes along lies between two marks."""
+    fresh.keep_one_of_each(direct_values(code))
+    is_class = isinstance(code, type)
+    if not is_outermost and not is_class:
+        return reduced
+    make, args, state, _items, _pairs, set_state = reduced
+    marked = (Mark(1), set_state, state, Mark(-1)) if is_outermost else (None, set_state, state, None)
+    if is_class:
         _complete.add(code)
         return _build_class, (fresh.token_of(code), make, args), marked, None, None, _set_state
     return make, args, marked, None, None, _set_state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import weakref
@@ -26,6 +27,18 @@ def named_values(code: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_function(code)
     elif isinstance(code, type):
         yield from _of_class(code)
+
+
+def direct_values(code: Any) -> list[Any]:
+    """Return the same values without their steps, and without what is wrapped in them: this is needed for each pickle."""
+    if isinstance(code, type):
+        return list(vars(code).values())
+    namespace = code.__globals__
+    values = [namespace[name] for name in _names_of_globals(code.__code__) if name in namespace]
+    for cell in code.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it was not assigned yet
+            values.append(cell.cell_contents)
+    return [*values, *(code.__defaults__ or ()), *(code.__kwdefaults__ or {}).values()]
 
 
 def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -59,10 +59,11 @@ def remember(token: str, value: Any) -> Any:
     return kept
 
 
-def keep_one(value: Any) -> None:
-    """Note that a name of some code stands for an object: if it is of a kind that each process makes, it makes one."""
-    if type(value) in _SHARED:
-        token_of(value)
+def keep_one_of_each(values: Iterable[Any]) -> None:
+    """Note what the names of some code stand for: of an object that each process makes, it makes one."""
+    for value in values:
+        if type(value) in _SHARED:
+            token_of(value)
 
 
 def reduce(value: Any) -> Any:
@@ -73,12 +74,13 @@ def reduce(value: Any) -> Any:
     TypeError
         A copy would wait for ever.
     """
-    reducer = _SHARED.get(type(value)) or _COPIED.get(type(value))
-    if reducer is None:
-        return _reduce_by_base(value)
-    reduced = reducer(value)
-    token = _token_if_any(value) if type(value) in _SHARED else None
-    return reduced if token is None else (_take, (token, *reduced))
+    kind = type(value)
+    if kind in _SHARED:
+        reduced, token = _SHARED[kind](value), _token_if_any(value)
+        return reduced if token is None else (_take, (token, *reduced))
+    if kind in _COPIED:
+        return _COPIED[kind](value)
+    return _reduce_by_base(value)
 
 
 def _token_if_any(value: Any) -> str | None:
