@@ -40,6 +40,7 @@ QUESTIONS = {
     "tiny_items": 3,
     "uneven_items": 2,
     "start_up": 2,
+    "short_pools": 6,
     "large_arguments": 2,
     "large_broadcast": 1,
     "put_handle": 1,

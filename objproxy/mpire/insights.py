@@ -10,14 +10,26 @@ from typing import Any
 from objproxy.insights import PARTS, Insights
 from objproxy.mpire.utils import format_seconds
 
-#: What methods of the performer do that are no tasks.
+#: What calls are part of that are no tasks.
 _PART_OF = {"worker_init": "init", "worker_exit": "exit"}
 
 
 def in_users_words(insights: Insights) -> Insights:
-    """Return insights of a pool of performers without the argument that stands for the function."""
-    slowest = (dataclasses.replace(item, arguments=item.arguments.partition(", ")[2]) for item in insights.slowest)
-    return dataclasses.replace(insights, slowest=tuple(slowest))
+    """Return insights of a pool of performers with the names that a user of maps knows."""
+
+    def rename(method: str) -> str:
+        return method if method in _PART_OF or not method else "task"
+
+    return dataclasses.replace(
+        insights,
+        # The first argument of a performer's method stands for the function.
+        slowest=tuple(
+            dataclasses.replace(item, method=rename(item.method), arguments=item.arguments.partition(", ")[2])
+            for item in insights.slowest
+        ),
+        timeline=tuple(dataclasses.replace(span, method=rename(span.method)) for span in insights.timeline),
+        methods=tuple(dataclasses.replace(total, method=rename(total.method)) for total in insights.methods),
+    )
 
 
 def make_insights(insights: Insights, n_joined: Sequence[int], slowest: Sequence[tuple[float, str]]) -> dict[str, Any]:
