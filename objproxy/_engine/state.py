@@ -182,8 +182,11 @@ class PoolState:
             self._submit_to_worker(batch, self.workers.get(batch.worker_id))
 
     def _submit_to_worker(self, batch: Batch, record: WorkerRecord | None) -> None:
-        if record is None or record.phase == "quarantined":
-            make_error = failures.gone_worker(batch.worker_id) if record is None else self._quarantined(record, batch)
+        has_left = record is None or (record.is_retiring and record.end_reason == "resized" and not self._is_held(record))
+        if record is None or has_left or record.phase == "quarantined":
+            make_error = failures.gone_worker(batch.worker_id)
+            if record is not None and not has_left:
+                make_error = self._quarantined(record, batch)
             self._ledger.fail(batch, 0, batch.count, make_error, batch.worker_id)
             return
 
@@ -344,7 +347,7 @@ class PoolState:
     def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
         # One that shall go has a successor as long as there is something that only it may run.
-        is_needed = record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
+        is_needed = record.queue.head() is not None or self._is_held(record)
         has_left = record.is_retiring and not is_needed
         if has_left or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
