@@ -21,7 +21,7 @@ from objproxy._engine import messages as m
 from objproxy._engine import watch
 from objproxy._worker import platform, wire
 from objproxy._worker.outcome import Failure
-from objproxy.backends import nurseries, process
+from objproxy.backends import nurseries, surroundings
 from objproxy.backends.links import Link
 from objproxy.backends.nurseries import NurseryLostError, PoolNursery
 from objproxy.backends.poller import WRITABLE, Poller
@@ -308,7 +308,7 @@ def test_a_worker_that_was_given_up_asks_nobody(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_variable_that_was_taken_away_is_not_handed_over() -> None:
-    assert process._apply({"A": "1", "B": "2"}, {"A": None, "C": "3"}) == {"B": "2", "C": "3"}
+    assert surroundings.apply_changes({"A": "1", "B": "2"}, {"A": None, "C": "3"}) == {"B": "2", "C": "3"}
 
 
 def test_what_a_nursery_tells_of_workers_that_are_forgotten_is_ignored() -> None:

@@ -191,8 +191,11 @@ class PoolState:
             self._submit_to_worker(batch, self.workers.get(batch.worker_id))
 
     def _submit_to_worker(self, batch: Batch, record: WorkerRecord | None) -> None:
-        if record is None or record.phase == "quarantined":
-            make_error = failures.gone_worker(batch.worker_id) if record is None else self._quarantined(record, batch)
+        has_left = record is None or (record.is_retiring and record.end_reason == "resized" and not self._is_held(record))
+        if record is None or has_left or record.phase == "quarantined":
+            make_error = failures.gone_worker(batch.worker_id)
+            if record is not None and not has_left:
+                make_error = self._quarantined(record, batch)
             self._ledger.fail(batch, 0, batch.count, make_error, batch.worker_id)
             return
 
@@ -513,7 +516,7 @@ class PoolState:
 
     def _is_needed(self, record: WorkerRecord) -> bool:
         """Return whether there is something that only this worker, which shall go, may run."""
-        return record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
+        return record.queue.head() is not None or self._is_held(record)
 
     def _is_held(self, record: WorkerRecord) -> bool:
         return any(record.worker_id < n_workers for n_workers in self._holds.values())

@@ -49,6 +49,7 @@ from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNur
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
+from objproxy.backends.surroundings import apply_changes, working_directory
 from objproxy.handling import describe
 
 _END_STEPS = {wire.FINISHING: "finishing", wire.JOINING: "joining", wire.LEAVING: "leaving"}
@@ -65,6 +66,7 @@ class ProcessBackend:
         self._nursery: PoolNursery | None = None
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
+        self._buried: list[Link] = []  # dead, and not closed yet
         self._inspected: dict[int, Link] = {}  # by the descriptors of their pipes
         self._memory_kills = platform.MemoryKills()
         self._plane = program_plane()
@@ -91,10 +93,10 @@ class ProcessBackend:
         start_method = context.start_method or START_METHODS[0]
         self._settings = {
             "start_method": start_method,
-            "environ": _apply(dict(os.environ), context.environ),
+            "environ": apply_changes(dict(os.environ), context.environ),
             "path": list(sys.path),
             "argv": list(sys.argv),
-            "cwd": _working_directory(),
+            "cwd": working_directory(),
             "executable": interpreter(),
             "modules": list(context.modules),
         }
@@ -229,6 +231,8 @@ class ProcessBackend:
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
+        if self._buried:
+            self._close_buried()
         ready = self._poller.wait(0 if self._events else timeout)
         try:
             for fd, mask in ready:
@@ -292,8 +296,9 @@ class ProcessBackend:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        for link in self._links.values():
+        for link in (*self._links.values(), *self._buried):
             link.close()
+        self._buried.clear()
         self._links.clear()
         self._inspected.clear()
         self._by_fd.clear()
@@ -435,8 +440,20 @@ class ProcessBackend:
             link.is_ended = True
             self._poller.remove(link.fd)
         del self._links[link.worker_id], self._by_fd[link.fd]
-        link.close()
+        self._buried.append(link)
         link.lane.end(is_certain=is_reaped)
+
+    def _close_buried(self) -> None:
+        """Close the descriptors of workers whose deaths the rules have taken in.
+
+        Until then a thread that does not lead may be sending to such a worker, or asking where it stands: it found the link
+        just before that was forgotten, and would write to a number that is another descriptor by now.
+        """
+        while self._buried:
+            link = self._buried.pop()
+            self._inspected.pop(link.evidence_fd, None)
+            link.end_inspection(self._poller)
+            link.close()
 
     def _autopsy(self, link: Link, exitcode: int) -> m.Died:
         self._inspected.pop(link.evidence_fd, None)
@@ -444,22 +461,6 @@ class ProcessBackend:
         detail, trace = link.detail or self._memory_kills.explain(exitcode), link.end_inspection(self._poller)
         died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=detail, trace=trace)
         return recover(link, died)
-
-
-def _apply(environ: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
-    for name, value in changes.items():
-        if value is None:
-            environ.pop(name, None)
-        else:
-            environ[name] = value
-    return environ
-
-
-def _working_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
 
 
 _open_backends: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def use_instances(pool: ProxyPool[Any], _turn: int) -> None:
 def look(pool: ProxyPool[Any], _turn: int) -> None:
     present = [worker.id for worker in pool.workers]
     check(present == sorted(set(present)), present)
-    counted = [worker.worker_id for worker in pool.insights().workers]  # those that have left among them
+    counted = [worker.id for worker in pool.insights().workers]  # those that have left among them
     check(counted == list(range(len(counted))), counted)
     pool.dump_stacks(1.0)
     repr(pool), dir(pool), pool.wait_ready(PATIENCE_SECONDS)
@@ -170,8 +170,8 @@ def test_a_pool_may_be_resized_while_its_workers_die(make_pool: MakePool) -> Non
 
     def kill(_turn: int) -> None:
         pid = pool.workers[-1].pid
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has left meanwhile
+            os.kill(pid or 0x7FFFFFFF, signal.SIGKILL)
         pool.wait_ready(PATIENCE_SECONDS)
 
     def call(_turn: int) -> None:
@@ -217,7 +217,7 @@ def test_a_pool_whose_workers_are_always_being_replaced_can_be_resized(make_pool
     assert pool.who().tolist() == [0, 1]
 
 
-@pytest.mark.concurrent
+@pytest.mark.processes
 def test_a_broadcast_on_its_way_is_finished_by_workers_that_go(make_pool: MakePool, tmp_path: Path) -> None:
     meeting, results = Meeting(tmp_path / "meeting"), []
     pool = make_pool(Member, worker_count=3)
