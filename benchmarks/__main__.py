@@ -16,6 +16,7 @@ from benchmarks import (
     put_handle,
     round_trip,
     shared_fill,
+    short_pools,
     small_faces,
     start_up,
     tiny_items,
@@ -40,6 +41,7 @@ QUESTIONS = {
     "ompr_queue": ompr_queue.EXPERIMENTS,
     "bar_cost": bar_cost.EXPERIMENTS,
     "start_up": start_up.EXPERIMENTS,
+    "short_pools": short_pools.EXPERIMENTS,
     "lazy_memory": lazy_memory.EXPERIMENTS,
     "import_time": import_time.EXPERIMENTS,
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from objproxy.errors import (
         ArgumentPickleError,
         DeviceError,
+        NestedPoolError,
         NotSupportedError,
         ObjProxyError,
         PoisonTaskError,
@@ -61,6 +62,7 @@ _HOMES = {
         (
             "ArgumentPickleError",
             "DeviceError",
+            "NestedPoolError",
             "NotSupportedError",
             "ObjProxyError",
             "PoisonTaskError",
@@ -82,6 +84,7 @@ __all__ = [
     "ArgumentPickleError",
     "DashboardDetails",
     "DeviceError",
+    "NestedPoolError",
     "NotSupportedError",
     "OMPRException",
     "OMPRunner",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import logging
 import os
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections import deque
@@ -15,28 +17,30 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from objproxy import handling
-from objproxy._engine import stacks
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
 from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.outbox import Outbox
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
+from objproxy._engine.workers import WorkerRecord
 from objproxy._pickle_path import explain_operation
+from objproxy._worker import lineage
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
-from objproxy.errors import ObjProxyError, PoolBrokenError, PoolClosedError
+from objproxy.errors import ArgumentPickleError, ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
 from objproxy.insights import Insights, SlowItem, WorkerView
-from objproxy.options import CallOptions
+from objproxy.options import CallOptions, Label
 from objproxy.progress import Reports
 from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
 from objproxy.timeline import Timeline
-from objproxy.views import count_seconds, keep_start_times, view_workers
+from objproxy.views import count_seconds, keep_start_times, sorted_records, view_workers
 
 #: The pools of this program by their numbers; whoever looks at all of them keeps none alive.
 cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()
@@ -45,6 +49,12 @@ cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary(
 greeters: list[Callable[[PoolCore], None]] = []
 
 _numbers = itertools.count(1)
+
+#: Workers have this long to run their exit functions when the program ends without closing its pools, when a pool is forgotten,
+#: and when its ``with`` block is left by an error. All processes of a program shall be gone two seconds after its end.
+_LEAVE_SECONDS = 1.0
+
+_registered_in = 0  # the process in which `_end_all` is registered
 
 
 class FailureWatch(Protocol):
@@ -76,10 +86,10 @@ class PoolCore:
         self.is_dedicated = settings.dedicated
         self.timeline = timeline
         self.reports = Reports(settings.on_progress)
-        backend.open(_context(recipe, backend, settings, self.reports, weakref.WeakMethod(self.forget_shared)))
+        outbox = Outbox()
+        backend.open(_context(recipe, backend, settings, self.reports, outbox, weakref.WeakMethod(self.forget_shared)))
         recipe.pack_with(backend.pack)
-        if backend.capabilities.crosses_processes:
-            recipe.check()
+        self._check_recipe(recipe.n_workers)
         state = PoolState(
             recipe.n_workers,
             max_restarts=settings.max_restarts,
@@ -88,13 +98,17 @@ class PoolCore:
             stall_warning=settings.stall_warning,
             describe=recipe.describe_device,
         )
-        self.driver = Driver(state, backend)
+        self.driver = Driver(state, backend, outbox)
         self.verbs = Verbs(self.driver, explain_operation)
         # What is to be ended in its worker because nobody holds it here any more: generators, shared objects.
         self._forgotten: deque[tuple[int, Operation]] = deque()
         self._finalizer = weakref.finalize(
             self, _end_forgotten, self.driver, recipe.name if settings.warn_unclosed else None, os.getpid()
         )
+        self._finalizer.atexit = False  # at the end of the program all pools end together
+        _end_all_at_exit()
+        # Held while the size changes, and by broadcasts that a new worker has to carry out again: it misses none of them.
+        self.changing = threading.RLock()
         self.failure_watch: FailureWatch | None = None
         self.number = next(_numbers)
         cores[self.number] = self
@@ -112,11 +126,6 @@ class PoolCore:
         """Number of workers."""
         return self.driver.state.n_workers
 
-    @property
-    def worker_ids(self) -> Sequence[int]:
-        """The workers, in order."""
-        return range(self.n_workers)
-
     # ---- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -133,6 +142,28 @@ class PoolCore:
         keep_start_times(self.driver.state, self.backend)
         self.driver.close(timeout)
         self.recipe.forget()
+        self._raise_end_errors()
+
+    def _raise_end_errors(self) -> None:
+        """Raise what has failed in the ends of the workers: the error of the lowest number, which names the others."""
+        errors = self.driver.state.take_end_errors()
+        noted = []
+        for worker_id, (method, error) in sorted(errors.items()):
+            noted.append((worker_id, self.with_note(error, method, None, worker_id)))
+        if noted:
+            raise with_others(noted)
+
+    def join(self) -> None:
+        """Wait for the end of a pool that is being closed, in another thread perhaps.
+
+        Raises
+        ------
+        ValueError
+            The pool is not being closed.
+        """
+        if self.driver.state.phase in ("starting", "open"):
+            raise ValueError("the pool is still running; call close() or kill() before join()")
+        self.close(None)
 
     def kill(self) -> None:
         """End now."""
@@ -141,23 +172,50 @@ class PoolCore:
         self.driver.kill(PoolClosedError("the pool was killed before this was done"))
         self.recipe.forget()
 
+    def leave(self) -> None:
+        """End what runs; workers have a moment to run their exit functions, but the objects' own ends are not run."""
+        self._finalizer.detach()
+        keep_start_times(self.driver.state, self.backend)
+        _leave([self.driver], PoolClosedError("the pool was killed before this was done"))
+        self.recipe.forget()
+
     def resize(self, n_workers: int) -> None:
         """Change the number of workers, and wait until those that come are up and those that go are gone."""
         self.driver.check_usable()
-        before, self.recipe.n_workers = self.recipe.n_workers, n_workers
-        try:
-            if self.backend.capabilities.crosses_processes:
-                self.recipe.check()
-            for worker_id in range(n_workers):
-                self.recipe.arguments(worker_id)
-        except BaseException:
-            self.recipe.n_workers = before
-            raise
-        for worker_id in range(before, n_workers):
-            self.recipe.join(worker_id)
-        self.driver.resize(n_workers)
+        with self.changing:
+            self._check_recipe(n_workers)
+            self.driver.resize(n_workers, lambda: self._note_size(n_workers))
+            if self.driver.is_holding():
+                return  # the items of a call with rounds, say, come from here: those that go wait for that call, and it for us
+            state = self.driver.state
+            joined = {record: record.generation for record in sorted_records(state) if record.phase == "starting"}
+            self.driver.wait_until(lambda: self._is_resized(n_workers, joined))
+            self.driver.check_usable()
+
+    def _check_recipe(self, n_workers: int) -> None:
+        """Raise the error that says why workers cannot be made, if they cannot."""
+        if self.backend.capabilities.crosses_processes:
+            self.recipe.check(n_workers)
+        for worker_id in range(n_workers):
+            self.recipe.arguments(worker_id)
+
+    def _note_size(self, n_workers: int) -> None:
+        """Have the recipe ready for new workers; no worker is started meanwhile."""
+        for worker_id in range(n_workers):
+            if worker_id not in self.driver.state.workers:
+                self.recipe.join(worker_id)
+        self.recipe.n_workers = n_workers
+
+    def _is_resized(self, n_workers: int, joined: dict[WorkerRecord, int]) -> bool:
+        """Whether those that go have left, and each that joins has been up or was given up."""
         state = self.driver.state
-        self.driver.wait_until(lambda: len(state.workers) <= n_workers and not self._is_anyone("starting"))
+        if state.phase not in ("starting", "open") or state.n_workers != n_workers:  # a hook has resized it again
+            return True
+        return len(state.workers) <= n_workers and not any(
+            record.phase in ("starting", "gone") and (record.generation == generation or record.n_failed_starts > 0)
+            for record, generation in joined.items()
+            if record.worker_id < n_workers
+        )
 
     def wait_ready(self, timeout: float | None) -> bool:
         """Wait until no worker is being replaced; False if `timeout` came first."""
@@ -173,7 +231,7 @@ class PoolCore:
 
     def submit(self, operation: Operation, options: CallOptions, worker_id: int | None = None) -> CallFuture:
         """Submit one operation; return its future."""
-        name = operation.name
+        name = options.label or operation.name
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, name, worker_id)
@@ -223,19 +281,23 @@ class PoolCore:
     def put(self, value: Any) -> SharedValue:
         """Ship a value once; see `ProxyPool.put`."""
         self.driver.check_usable()
-        return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
+        try:
+            return SharedValue(value, beside=self.backend.capabilities.crosses_processes)
+        except Exception as exc:
+            path = explain_operation(Operation("call", "put", (value,), {}), exc)
+            if not path:  # it can be pickled, but there is no room for it, or it holds a SharedArray
+                raise
+            raise ArgumentPickleError("put", path, handling.describe(exc)) from exc
 
-    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions, worker_ids: Sequence[int]) -> list[Any]:
+    def settle_every(self, outcomes: list[Any], name: str, options: CallOptions) -> list[Any]:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
-        failing = [worker_id for worker_id, outcome in zip(worker_ids, outcomes, strict=True) if type(outcome) is Failure]
+        failing = [worker_id for worker_id, outcome in enumerate(outcomes) if type(outcome) is Failure]
         if not failing:
             return [self.settle_value(outcome, name) for outcome in outcomes]
-        errors = {worker_id: self.with_note(outcomes[worker_id].error, name, None, worker_id) for worker_id in failing}
+        told = options.label or name
+        errors = {worker_id: self.with_note(outcomes[worker_id].error, told, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
-            error = errors.pop(failing[0])
-            for worker_id, other in errors.items():
-                handling.add_note(error, f"worker {worker_id} failed too: {handling.describe(other)}")
-            raise error
+            raise with_others(list(errors.items()))
         return self._with_errors(outcomes, name, options)
 
     def settle_pieces(self, pieces: list[Sequence[Any]], name: str, options: CallOptions) -> list[Sequence[Any]]:
@@ -264,7 +326,10 @@ class PoolCore:
                 else f" on worker {worker_id} (device {self.recipe.describe_device(worker_id) or 'cpu'})"
             )
             which = "" if item is None else f", item {item}"
-            handling.add_note(error, f"raised{where} by method {name!r}{which}")
+            what = str.__repr__(name) if isinstance(name, Label) else f"method {name!r}"
+            handling.add_note(error, f"raised{where} by {what}{which}")
+        elif handling.is_a(error, ResultPickleError) and error.method != name:  # the worker knows no label
+            error = error.told_as(name)
         if self.failure_watch is not None:
             self.failure_watch.note_failure(error, name, item, worker_id)
         return error
@@ -276,9 +341,10 @@ class PoolCore:
 
     def checkpoint(self) -> None:
         """Take a snapshot of every object, for ``on_restart="snapshot"``."""
-        outcomes = self.verbs.every(self.worker_ids, Operation("snapshot", "checkpoint", (), {}), is_task=False)
-        for worker_id, outcome in enumerate(outcomes):
-            self.recipe.snapshots[worker_id] = self.settle_one(outcome, "checkpoint", worker_id)
+        with self.verbs.staying():  # a worker that has left must not give its snapshot to a later one of its number
+            outcomes = self.verbs.every(Operation("snapshot", "checkpoint", (), {}), is_task=False)
+            taken = {number: self.settle_one(outcome, "checkpoint", number) for number, outcome in enumerate(outcomes)}
+            self.driver.do_between(lambda: self.recipe.snapshots.update(taken))
 
     # ---- what it tells -----------------------------------------------------------------------------------------------
 
@@ -289,7 +355,7 @@ class PoolCore:
 
     def dump_stacks(self, timeout: float) -> dict[int, str]:
         """Return where the threads of each worker stand; for one that does not tell, what its process does."""
-        found = stacks.collect(self.driver, self.backend.now() + timeout)
+        found = self.driver.ask_for_stacks(self.backend.now() + timeout)
         return {worker_id: stack or self._describe_silence(worker_id) for worker_id, stack in found.items()}
 
     def _describe_silence(self, worker_id: int) -> str:
@@ -306,11 +372,20 @@ class PoolCore:
         return Insights(workers, tuple(SlowItem(*item) for item in sorted(state.slowest, reverse=True)))
 
 
+def with_others(errors: Sequence[tuple[int, BaseException]]) -> BaseException:
+    """Return the first of the errors of several workers, with a note of each other."""
+    (_, error), *others = errors
+    for worker_id, other in others:
+        handling.add_note(error, f"worker {worker_id} failed too: {handling.describe(other)}")
+    return error
+
+
 def _context(
     recipe: PoolRecipe,
     backend: Backend,
     settings: PoolSettings,
     reports: Reports,
+    outbox: Outbox,
     forget: weakref.WeakMethod[Callable[[int, int], None]],
 ) -> PoolContext:
     """Return what the back end gets to know; the pool itself is not part of it, so that it can be forgotten."""
@@ -324,14 +399,15 @@ def _context(
     crosses = backend.capabilities.crosses_processes
     return PoolContext(
         recipe=recipe,
-        on_progress=_guarded(reports),
-        on_log=_guarded(handle_record),
+        on_progress=outbox.later(_guarded(reports)),
+        on_log=outbox.later(_guarded(handle_record)),
         start_method=settings.start_method or "",
         # A class that touches a GPU when it is imported must meet its own device mask, so each worker imports it by
         # itself.
         preload=lambda: recipe.factory if crosses and not is_gpu_pool else None,
         modules=tuple(recipe.modules),
-        environ=settings.thread_environ(recipe.n_workers),
+        argument_modules=recipe.argument_modules,
+        environ={**settings.thread_environ(recipe.n_workers), lineage.DEPTH: str(recipe.depth)},
         init_timeout=settings.init_timeout,
         shared_memory_limit=settings.shared_memory_limit,
         on_forget=on_forget,
@@ -339,10 +415,7 @@ def _context(
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Return `hook` so that what it raises is told and harms nobody.
-
-    It is called by whoever turns the engine, in the midst of taking in what a worker has sent, and neither has made the error.
-    """
+    """Return a function that calls `hook` and reports its exceptions: the caller that happens to call it has not made them."""
 
     def call(*args: Any) -> None:
         try:
@@ -365,12 +438,52 @@ def _end_forgotten(driver: Driver, name: str | None, owner_pid: int) -> None:
     if os.getpid() != owner_pid or driver.state.phase == "closed":
         return
     try:
-        if name is not None:
-            warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=2)
+        _warn_unclosed(name)
     finally:  # also where warnings are errors
         error = PoolClosedError("the pool was forgotten without being closed")
         if driver.is_in_use_here():
             # Garbage is collected wherever something is allocated: here, in the middle of this pool's own engine.
-            threading.Thread(target=driver.kill, args=(error,), name="objproxy-end", daemon=True).start()
+            threading.Thread(target=_leave, args=([driver], error), name="objproxy-end", daemon=True).start()
         else:
-            driver.kill(error)
+            _leave([driver], error)
+
+
+def _warn_unclosed(name: str | None) -> None:
+    if name is not None:
+        warnings.warn(f"the pool {name!r} was never closed; use it in a with block", ResourceWarning, stacklevel=3)
+
+
+def _leave(drivers: Sequence[Driver], error: BaseException) -> None:
+    """End what runs in some pools and let their workers run their exit functions; kill what is left when the time is over."""
+    for driver in drivers:
+        driver.ask_to_leave(error)
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    for driver in drivers:
+        seconds = max(0.0, deadline - time.monotonic())
+        driver.wait_until(lambda driver=driver: driver.state.phase == "closed", driver.backend.now() + seconds)  # type: ignore[misc]
+        driver.kill(error)
+
+
+def _end_all_at_exit() -> None:
+    """See that the end of this program ends its pools; a forked child of it registers its own.
+
+    It is registered behind the first finalizer, so that it runs before all of them.
+    """
+    global _registered_in
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
+        atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    """End the pools that are open when the program ends, together, so that the grace period is there once."""
+    left = []
+    for core in list(cores.values()):
+        if core._finalizer.detach() is None or core.driver.state.phase == "closed" or not core.driver.is_owned_here():
+            continue
+        left.append(core)
+    try:
+        for core in left:
+            _warn_unclosed(core.recipe.name if core.settings.warn_unclosed else None)
+    finally:
+        _leave([core.driver for core in left], PoolClosedError("the program ended without closing the pool"))

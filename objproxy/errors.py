@@ -9,6 +9,7 @@
     ├── TaskTimeoutError    (TimeoutError)     an item ran longer than its time limit
     ├── PoolBrokenError     (BrokenExecutor)   no worker can be kept alive, or the engine failed
     ├── PoolClosedError     (RuntimeError)     the pool was closed, or belongs to another process
+    ├── NestedPoolError     (RuntimeError)     a pool is not started, since it would start itself without end
     ├── ArgumentPickleError (TypeError)        an argument cannot be pickled
     ├── ResultPickleError   (TypeError)        a result cannot be pickled
     ├── RemoteError                            stands for an exception that cannot be rebuilt here
@@ -29,6 +30,7 @@ from typing import Any
 __all__ = [
     "ArgumentPickleError",
     "DeviceError",
+    "NestedPoolError",
     "NotSupportedError",
     "ObjProxyError",
     "PoisonTaskError",
@@ -145,6 +147,10 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         Where its threads stood when it crashed (SIGSEGV and its like), as ``faulthandler`` tells it; else "".
     is_replaced : bool
         Whether another worker takes its place; False if it died too often.
+    ending : str
+        What it was doing, if it had been asked to end: its pool was closed, or it was recycled; else "".
+    advice : str
+        What its text recommends in place of the usual; see ``options(advice=...)``.
     """
 
     def __init__(
@@ -164,6 +170,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         peak_rss: int | None = None,
         stack: str = "",
         is_replaced: bool = True,
+        ending: str = "",
+        advice: str = "",
     ) -> None:
         self.worker_id = worker_id
         self.pid = pid
@@ -180,6 +188,8 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         self.peak_rss = peak_rss
         self.stack = stack
         self.is_replaced = is_replaced
+        self.ending = ending
+        self.advice = advice
         super().__init__(self._text() + (f"\n{stack.rstrip()}" if stack else ""))
 
     def _text(self) -> str:
@@ -192,12 +202,18 @@ class WorkerDiedError(ObjProxyError, concurrent.futures.BrokenExecutor):
         return ". ".join(part for part in parts if part) + "."
 
     def _when(self) -> str:
+        if self.ending:
+            return f"It had been asked to end, and {self.ending}"
         if not self.started:
             return "No call was lost with it, but the state of its object is"
         item = "" if self.item is None else f", item {self.item}"
         return f"It was running {self.method or 'a call'}{item} (attempt {self.attempts})"
 
     def _advice(self) -> str:
+        if self.ending:
+            return "What it had still to do is lost"
+        if self.advice:
+            return self.advice
         if not self.is_replaced:
             return "The worker is given up and the others go on; make a new pool, or see max_restarts="
         if not self.started:
@@ -254,6 +270,11 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
+    The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit
+    of its own: 60 seconds, or ten times the item's if that is more.
+
+    ``close(timeout=...)`` raises it for an object whose own end, or whose background work, took longer.
+
     Attributes
     ----------
     worker_id : int
@@ -266,19 +287,38 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         The limit, in seconds.
     stack : str
         The worker's stack at that moment, where it could be read, else "".
+    is_loading : bool
+        Whether its arguments were still being unpickled.
     """
 
-    def __init__(self, worker_id: int, method: str, item: int | None, seconds: float, stack: str = "") -> None:
+    def __init__(
+        self,
+        worker_id: int,
+        method: str,
+        item: int | None,
+        seconds: float,
+        stack: str = "",
+        *,
+        is_loading: bool = False,
+        ending: str = "",
+        advice: str = "",
+    ) -> None:
         self.worker_id = worker_id
         self.method = method
         self.item = item
         self.seconds = seconds
         self.stack = stack
+        self.is_loading = is_loading
         which = method if item is None else f"{method}, item {item},"
-        text = (
-            f"{which} ran longer than its limit of {seconds:g} s on worker {worker_id}. "
-            "The worker has been replaced and the state of its object is lost; the other items go on."
-        )
+        what = "ran longer than its limit of"
+        if is_loading:
+            what = "never began: its arguments were still being unpickled, or a module imported for them, after"
+        text = f"{which} {what} {seconds:g} s on worker {worker_id}"
+        if ending:
+            text += f": {ending}. It was killed, and what it had still to do is lost."
+        else:
+            usual = "The worker has been replaced and the state of its object is lost; the other items go on"
+            text += f". {advice or usual}."
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)
 
 
@@ -288,6 +328,26 @@ class PoolBrokenError(ObjProxyError, concurrent.futures.BrokenExecutor):
 
 class PoolClosedError(ObjProxyError, RuntimeError):
     """The pool was used after ``close()`` or ``kill()``, or in a forked child of the process that owns it."""
+
+
+class NestedPoolError(ObjProxyError, RuntimeError):
+    """A pool is not started, since it would start itself without end.
+
+    A module makes it while a worker imports that module; or it is nested deeper than the environment variable
+    OBJPROXY_MAX_DEPTH allows (default: 4 pools); or the process that makes it is a helper that runs the program once more.
+
+    Attributes
+    ----------
+    where : str
+        File and line that make the pool.
+    depth : int
+        How many pools are above that process.
+    """
+
+    def __init__(self, message: str, *, where: str = "", depth: int = 0) -> None:
+        self.where = where
+        self.depth = depth
+        super().__init__(message)
 
 
 class ArgumentPickleError(ObjProxyError, TypeError):
@@ -334,8 +394,14 @@ class ResultPickleError(ObjProxyError, TypeError):
         super().__init__(
             f"the result of {method!r} on worker {worker_id} is of type {type_name} and cannot cross to the caller: "
             f"{reason}. "
-            "Return something that pickles, or keep it in the object and ask for parts of it."
+            "Return something that pickles, or keep it in the worker and return parts of it."
         )
+
+    def told_as(self, label: str) -> ResultPickleError:
+        """Return the same error with another name for the method."""
+        error = ResultPickleError(self.worker_id, label, self.type_name, self.reason)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class RemoteError(ObjProxyError):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from objproxy._worker.descriptors import open_file
 from objproxy._worker.platform import resident_bytes
 
 __all__ = ["Insights", "MethodTotal", "PARTS", "SlowItem", "Span", "WorkerInsights", "WorkerView"]  # noqa: RUF022
@@ -208,7 +209,7 @@ class Insights:
         import json  # who saves no trace never loads it
 
         self._check_timeline()
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", opener=open_file) as file:
             json.dump({"traceEvents": list(_trace_events(self)), "displayTimeUnit": "ms"}, file)
 
     def save_image(self, path: str | os.PathLike[str]) -> None:
@@ -315,16 +316,17 @@ def memory_of(pid: int | None) -> int | None:
     """Return the bytes of memory that a process holds, or None where that cannot be read."""
     if pid is None:
         return None
-    return resident_bytes(pid) or _resident_bytes_portably(pid)
+    # Where there is a /proc, nothing else can tell more; and where descriptors are lacking, an import would raise.
+    return resident_bytes(pid) or (None if os.path.exists("/proc/self/statm") else _resident_bytes_portably(pid))
 
 
 def _resident_bytes_portably(pid: int) -> int | None:
     try:
         import psutil  # an extra
-    except ImportError:
+    except (ImportError, OSError):  # it is not there, or cannot be read for want of descriptors
         return None
     try:
         memory: Any = psutil.Process(pid).memory_info()
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return None
     return int(memory.rss)

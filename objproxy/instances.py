@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from objproxy._engine.messages import Failure
 from objproxy._worker.execute import CallableMarker
 from objproxy._worker.wire import Operation
+from objproxy.augmenting import Augmented, is_augmented
 from objproxy.core import PoolCore
 from objproxy.methods import InstanceMethod
 from objproxy.options import DEFAULTS, suggest
@@ -27,6 +29,8 @@ class Instance:
         core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
         info = core.recipe.info.find(name)
         if info is None:
+            if is_augmented(sys._getframe(1)):
+                return Augmented()
             outcome = core.verbs.one(worker_id, Operation("get", name, (), {}), is_task=False)
             value = core.settle_one(_explain_missing(core, outcome, name), name, worker_id)
             if not isinstance(value, CallableMarker):
@@ -40,7 +44,10 @@ class Instance:
             raise AttributeError(f"underscored names are not forwarded: {name!r}")
         self.__dict__.pop(name, None)  # it may have been a method until now
         core, worker_id = self.__dict__["_core"], self.__dict__["_worker_id"]
-        core.settle_one(core.verbs.one(worker_id, Operation("set", name, (value,), {}), is_task=False), name, worker_id)
+        outcome = core.verbs.one(worker_id, _setting(name, value), is_task=False)
+        if type(value) is Augmented:
+            outcome = _explain_missing(core, outcome, name)
+        core.settle_one(outcome, name, worker_id)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call this instance itself."""
@@ -64,18 +71,27 @@ def call_info(core: PoolCore) -> MethodInfo:
 
 def read_attribute(core: PoolCore, name: str) -> Any:
     """Read an attribute of every instance; return the values stacked, or `CallableMarker` for a method."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("get", name, (), {}), is_task=False)
+    outcomes = core.verbs.every(Operation("get", name, (), {}), is_task=False)
     outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
-    values = core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    values = core.settle_every(outcomes, name, DEFAULTS)
     if any(isinstance(value, CallableMarker) for value in values):
         return values[0]
     return shape_results([values], True)
 
 
 def write_attribute(core: PoolCore, name: str, value: Any) -> None:
-    """Set an attribute on every instance."""
-    outcomes = core.verbs.every(core.worker_ids, Operation("set", name, (value,), {}), is_task=False)
-    core.settle_every(outcomes, name, DEFAULTS, core.worker_ids)
+    """Set an attribute on every instance, or apply an operator to it."""
+    outcomes = core.verbs.every(_setting(name, value), is_task=False)
+    if type(value) is Augmented:
+        outcomes = [_explain_missing(core, outcome, name) for outcome in outcomes]
+    core.settle_every(outcomes, name, DEFAULTS)
+
+
+def _setting(name: str, value: Any) -> Operation:
+    """Return the operation that sets an attribute, or applies an operator to it."""
+    if type(value) is Augmented:
+        return Operation("augment", name, (value.operand, value.operator), {})
+    return Operation("set", name, (value,), {})
 
 
 def _explain_missing(core: PoolCore, outcome: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from objproxy import backends
 from objproxy._checks import check_count, check_flag
 from objproxy._cpus import usable_cpu_count
-from objproxy._worker import nursery
+from objproxy._worker import lineage
 from objproxy.backends.base import Backend
 from objproxy.backends.nurseries import settle_start_method
 from objproxy.backends.watched import WatchedBackend, Watcher
@@ -24,13 +24,14 @@ from objproxy.settings import PoolSettings, check_cpu_ids
 from objproxy.signatures import ClassInfo
 from objproxy.startup import StartUpBar
 from objproxy.timeline import Timeline
+from objproxy.unstarted import UnstartedPool, make_error
 
 _pool_numbers = itertools.count(1)
 
 #: What a pool of processes loads when it is made, and this module does not.
 _LOADED_LATER = (
-    "cloudpickle",
     "objproxy._engine.streaming",
+    "objproxy._worker.code_pickler",
     "objproxy._worker.logs",
     "objproxy._worker.loop",
     "objproxy.backends.choice",
@@ -45,10 +46,23 @@ def preload() -> None:
     Call it where waiting hurts less than where the pool is made. No process is started. To call it again does nothing, nor
     does it in a worker.
     """
-    if nursery.is_serving:  # a class's module may call this, and workers seldom make pools
+    if lineage.here.is_helper:  # a class's module may call this, and workers seldom make pools
         return
     for name in _LOADED_LATER:
         importlib.import_module(name)
+
+
+def stand_in(reason: lineage.Reason) -> Any:
+    """Return what takes the place of the engine of a pool that a worker makes while it imports a module.
+
+    Raises
+    ------
+    NestedPoolError
+        It is no import.
+    """
+    if not reason.is_import:
+        raise make_error(reason)
+    return UnstartedPool(reason)
 
 
 def make_core(

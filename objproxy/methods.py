@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
 _ASYNC_TASKS_PER_WORKER = 4
 
+_NO_LOCK = contextlib.nullcontext()
+
 
 class _Method:
     """What the methods of a pool and of one instance have in common."""
@@ -51,6 +54,11 @@ class _Method:
         options = make_options(self._options, changes)
         options.check_for(self._core.backend.name, self._core.backend.capabilities)
         return options
+
+    @property
+    def _label(self) -> str:
+        """The name of the method in errors."""
+        return self._options.label or self._info.name
 
     def _operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
         self._info.check(args, kwargs)
@@ -120,17 +128,16 @@ class PoolMethod(_Method):
     def _broadcast(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions) -> Any:
         core = self._core
         operation = self._operation(args, kwargs)
-        worker_ids = core.worker_ids
-        with self._progress(options, len(worker_ids)) as progress:
+        with self._progress(options, core.n_workers) as progress, core.changing if options.journal else _NO_LOCK:
             outcomes = core.verbs.every(
-                worker_ids,
                 operation,
                 options.policy,
                 is_task=options.counts,
+                on_begin=progress.expect,
                 on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
                 on_done=core.journal(operation) if options.journal else None,
             )
-        results = core.settle_every(outcomes, self._info.name, options, worker_ids)
+        results = core.settle_every(outcomes, self._info.name, options)
         return shape_results([results], options.stack_results)
 
     # ---- maps --------------------------------------------------------------------------------------------------------
@@ -157,6 +164,11 @@ class PoolMethod(_Method):
         core.driver.check_usable()
         self._info.check(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
+        if source.is_endless:
+            raise ValueError(
+                f"{self._info.name}: all iterables are endless, and so would be the results; give one that ends, or take the "
+                f"results one by one with pool.{self._info.name}.imap(...)"
+            )
 
         def on_arrival(arrival: Arrival) -> None:
             if arrival.has_failures:
@@ -165,9 +177,9 @@ class PoolMethod(_Method):
 
         with self._progress(options, source.total) as progress:
             if core.is_dedicated:
-                pieces = core.verbs.dedicated(source, core.worker_ids, on_arrival, options.policy)
+                pieces = core.verbs.dedicated(source, on_arrival, options.policy)
             elif options.synchronize:
-                pieces = core.verbs.rounds(source, core.worker_ids, on_arrival, options.policy)
+                pieces = core.verbs.rounds(source, on_arrival, options.policy)
             else:
                 run = core.verbs.run(source, core.n_workers, options.policy, chunksize=options.chunksize)
                 pieces = core.verbs.map(run, on_arrival)
@@ -177,7 +189,7 @@ class PoolMethod(_Method):
         """Note in each error where it happened; only here the worker is known."""
         for index, outcome in enumerate(arrival.outcomes, arrival.start):
             if type(outcome) is Failure:
-                error = self._core.with_note(outcome.error, self._info.name, index, arrival.worker_id)
+                error = self._core.with_note(outcome.error, self._label, index, arrival.worker_id)
                 if must_raise:
                     raise error
 
@@ -222,13 +234,13 @@ class PoolMethod(_Method):
         progress = self._progress(options, source.total)
 
         def on_failure(index: int, error: BaseException, worker_id: int | None) -> Any:
-            error = core.with_note(error, self._info.name, index, worker_id)
+            error = core.with_note(error, self._label, index, worker_id)
             if options.on_error == "skip":
                 return SKIP
             if options.on_error == "return":
                 return error
             if is_a(error, StopIteration):
-                raise RuntimeError(f"item {index} of {self._info.name!r} raised StopIteration") from error
+                raise RuntimeError(f"item {index} of {self._label!r} raised StopIteration") from error
             raise error
 
         return ResultIterator(
@@ -281,7 +293,7 @@ class PoolMethod(_Method):
         ...     stream.get(), stream.get(), stream.get()
         ('xayaz', '1a2', 'nao')
         """
-        core, options, name = self._core, self._options, self._info.name
+        core, options, name, label = self._core, self._options, self._info.name, self._label
         core.driver.check_usable()
         self._check_is_free()
         if options.progress_bar:
@@ -290,11 +302,11 @@ class PoolMethod(_Method):
         answer = self._changed({"on_error": on_error}).on_error if isinstance(on_error, str) else options.on_error
 
         def on_failure(index: int, item: Any, error: BaseException, worker_id: int | None) -> Any:
-            error = core.with_note(error, name, index, worker_id)
+            error = core.with_note(error, label, index, worker_id)
             if callable(on_error):
                 return on_error(index, item, error)
             if answer == "raise":
-                raise (RuntimeError(f"item {index} of {name!r} raised StopIteration") if is_a(error, StopIteration) else error)
+                raise (RuntimeError(f"item {index} of {label!r} raised StopIteration") if is_a(error, StopIteration) else error)
             return SKIP if answer == "skip" else error
 
         run = core.verbs.stream(
@@ -313,6 +325,11 @@ class PoolMethod(_Method):
         -------
         concurrent.futures.Future
             Its ``cancel()`` also stops a call that runs.
+
+        Notes
+        -----
+        ``close()``, and leaving the pool's ``with`` block, finish what was submitted. The end of the program does not, other
+        than with executors of `concurrent.futures`: calls that have not run by then are dropped.
         """
         return self._core.submit(self._operation(args, kwargs), self._options)
 
@@ -392,8 +409,8 @@ class InstanceMethod(_Method):
         self._info.check(args, kwargs)
         outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
         if type(outcome) is Failure and self._options.on_error == "return":
-            return self._core.with_note(outcome.error, self._info.name, None, self._worker_id)
-        return self._core.settle_one(outcome, self._info.name, self._worker_id)
+            return self._core.with_note(outcome.error, self._label, None, self._worker_id)
+        return self._core.settle_one(outcome, self._label, self._worker_id)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method on this instance; return a future."""

@@ -31,7 +31,7 @@ from objproxy.errors import PoolClosedError
 from objproxy.insights import Insights, Span, WorkerView
 from objproxy.progress import CallCount
 from objproxy.timeline import Timeline
-from objproxy.views import count_seconds, sorted_records, view_workers
+from objproxy.views import all_records, count_seconds, sorted_records, view_workers
 
 __all__ = ["FailureView", "Observer", "PoolView"]
 
@@ -282,7 +282,7 @@ class _Watch(Watcher):
             why="" if state.failure is None or isinstance(state.failure, PoolClosedError) else _describe(state.failure)[0],
             began=self._began,
             ended=self._ended,
-            n_tasks=sum(record.n_tasks for record in [*list(state.removed.values()), *sorted_records(state)]),
+            n_tasks=sum(record.n_tasks for record in all_records(state)),
             n_failed=self._n_failed,
             n_outstanding=state.n_outstanding,
             workers=view_workers(state, backend, self._recipe),

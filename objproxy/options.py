@@ -18,6 +18,23 @@ from objproxy.progress import check_progress_bar
 CALL_KEYWORDS = ("chunksize", "map_args", "stack_results", "synchronize", "synchronize_workers")
 
 
+class Label(str):
+    """A name that is not that of a method of the pool's class."""
+
+    __slots__ = ()
+
+
+def _name(label: Any) -> Label:
+    """Return the name that is given, or that of the function that is."""
+    if isinstance(label, str):
+        return Label(label)
+    if not callable(label):
+        raise TypeError(f"label={label!r}: expected a name, or a function that has one")
+    while isinstance(label, functools.partial):
+        label = label.func
+    return Label(getattr(label, "__qualname__", type(label).__qualname__))
+
+
 @dataclasses.dataclass(frozen=True)
 class CallOptions:
     """What ``pool.method.options(...)`` accepts.
@@ -31,9 +48,11 @@ class CallOptions:
     chunksize : int or None
         Items in one message; None adapts to the measured time.
     stack_results : bool or callable
-        Stack the results into an array, give a plain list, or apply a callable to that list.
+        True: numbers, and arrays of one shape and dtype, become one array with the call on axis 0; tuples and lists of one
+        length become its rows; anything else becomes an array of objects. False: a plain list. A callable gets that list.
     timeout : float or None
-        Seconds for one item; past them its worker is replaced.
+        Seconds for one item; past them its worker is replaced. The clock starts when the item's arguments are unpickled and
+        what they need is imported; that may take 60 seconds, or ten times the limit if that is more.
     retries : int
         How often an item may be tried again; 0 runs every item at most once.
     retry_on : exception type or tuple of them
@@ -53,6 +72,15 @@ class CallOptions:
         Larger goes first.
     counts : bool
         Whether a broadcast counts for ``max_tasks_per_worker``; one that only sets the objects up need not.
+    max_tasks_per_worker : int or None
+        In place of the pool's: a worker that has run so many items, of this call and of those before, is replaced. One that has
+        run more when the call begins runs one item of it.
+    label : str, callable or None
+        The name of the call in errors, notes, time lines and dashboards, or the function that has it: for a method that only
+        carries out what users of yours know by another name.
+    advice : str or None
+        What the errors recommend whose worker is lost, in place of options of this library, for users of yours who do not give
+        them.
     """
 
     map_args: bool = False
@@ -69,11 +97,15 @@ class CallOptions:
     journal: bool = False
     priority: int = 0
     counts: bool = True
+    max_tasks_per_worker: int | None = None
+    label: Any = None
+    advice: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("map_args", "synchronize", "return_exceptions", "journal", "counts"):
             check_flag(name, getattr(self, name))
         check_count("chunksize", self.chunksize)
+        check_count("max_tasks_per_worker", self.max_tasks_per_worker)
         if not callable(self.buffersize):
             check_count("buffersize", self.buffersize)
         check_seconds("timeout", self.timeout)
@@ -81,6 +113,10 @@ class CallOptions:
         if not isinstance(self.stack_results, bool) and not callable(self.stack_results):
             raise TypeError(f"stack_results={self.stack_results!r}: expected True, False, or a function of the list of results")
         check_progress_bar(self.progress_bar)
+        if self.label is not None:
+            object.__setattr__(self, "label", _name(self.label))
+        if not isinstance(self.advice, (str, type(None))):
+            raise TypeError(f"advice={self.advice!r}: expected a text")
         self._check_retries()
         self._check_on_error()
 
@@ -119,7 +155,15 @@ class CallOptions:
     @functools.cached_property
     def policy(self) -> Policy:
         """The part that the engine needs."""
-        return Policy(self.timeout, self.retries, self.retry_on, self.priority)
+        return Policy(
+            self.timeout,
+            self.retries,
+            self.retry_on,
+            self.priority,
+            self.max_tasks_per_worker,
+            self.label or "",
+            self.advice or "",
+        )
 
 
 DEFAULTS = CallOptions()

@@ -17,6 +17,9 @@ from objproxy.reductions import combine_batches
 
 Combine = Callable[[list[Any], list[int]], Any]
 
+#: What the errors of lost workers recommend.
+_ADVICE = "The worker is replaced and the other batches are not lost; call the function again if it may run twice"
+
 
 class _Runner:
     """What lives in a worker: the function."""
@@ -120,7 +123,7 @@ class ParallelFunction:
         calls, sizes = self._cut(args, kwargs)
         if not calls:
             return []
-        run = self.pool.run.options(chunksize=1)
+        run = self._run().options(chunksize=1)
         return self._combine(run.map(*zip(*calls, strict=True)), sizes)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> ParallelCall:
@@ -132,8 +135,12 @@ class ParallelFunction:
             Its ``result()`` is what the call itself would have returned.
         """
         calls, sizes = self._cut(args, kwargs)
-        run = self.pool.run
+        run = self._run()
         return ParallelCall([run.submit(*call) for call in calls], lambda results: self._combine(results, sizes))
+
+    def _run(self) -> Any:
+        """Return the method that runs a batch; errors name the function."""
+        return self.pool.run.options(label=self._function, advice=_ADVICE)
 
     def _combine(self, results: list[Any], sizes: list[int]) -> Any:
         if self._combine_with_sizes is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import threading
 import time
 import weakref
@@ -83,6 +84,8 @@ _call_numbers = itertools.count(1)
 class _Bar(Protocol):
     """What draws."""
 
+    total: int | None
+
     def update(self, n_items: int) -> Any:
         """Note that more is done."""
 
@@ -136,6 +139,13 @@ class Progress:
         if reports is not None:  # last, since a bar that cannot be made ends the call
             self._number = next(_call_numbers)
             reports.running[self._number] = self
+
+    def expect(self, total: int) -> None:
+        """Note that the number of items has changed since the bar was made."""
+        if total != self._total:
+            self._total = total
+            if self._bar is not None:
+                self._bar.total = total
 
     def update(self, n_items: int) -> None:
         """Note that `n_items` more are done."""
@@ -266,12 +276,22 @@ def _make_bar(style: str, options: dict[str, Any]) -> _Bar:
         return _checked(notebook_tqdm, options)
     from tqdm import tqdm
 
+    if sys.stderr is None and options.get("file") is None:  # the program has closed it, and tqdm would fail
+        options = {**options, "disable": True}
     return _checked(tqdm, options)
 
 
 def _checked(make: Callable[..., Any], options: dict[str, Any]) -> _Bar:
     bar: _Bar = make(**options)
     return bar
+
+
+def _describe_rate(task: Any) -> str:
+    """Return the rate of a task of rich, as tqdm writes it; for one that has hardly begun, that of all its items."""
+    rate = task.finished_speed or task.speed or (task.completed / task.elapsed if task.elapsed else 0.0)
+    if not rate:
+        return "?it/s"
+    return f"{rate:.2f}it/s" if rate >= 1 else f"{1 / rate:.2f}s/it"
 
 
 class _RichBar:
@@ -288,12 +308,21 @@ class _RichBar:
                 BarColumn,
                 MofNCompleteColumn,
                 Progress,
+                ProgressColumn,
+                Task,
+                TaskProgressColumn,
                 TextColumn,
                 TimeElapsedColumn,
                 TimeRemainingColumn,
             )
         except ImportError as exc:
             raise ImportError("progress_bar='rich' needs rich: pip install 'objproxy[progress]'") from exc
+
+        class RateColumn(ProgressColumn):
+            """Shows how many items are done in a second."""
+
+            def render(self, task: Task) -> str:
+                return f"[progress.data.speed]{_describe_rate(task)}"
 
         self._leave = options.get("leave", True)
         self._n_unshown = 0
@@ -302,10 +331,12 @@ class _RichBar:
             if _RichBar._display is None:
                 columns = (
                     TextColumn("{task.description}"),
+                    TaskProgressColumn(),
                     BarColumn(),
                     MofNCompleteColumn(),
                     TimeElapsedColumn(),
                     TimeRemainingColumn(),
+                    RateColumn(),
                     TextColumn("{task.fields[report]}"),
                 )
                 _RichBar._display = Progress(*columns, console=Console(stderr=True))
@@ -315,6 +346,16 @@ class _RichBar:
         description = str(options.get("desc") or "")
         visible = not options.get("disable", False)
         self._task = self._progress.add_task(description, total=options["total"], visible=visible, report="")
+
+    @property
+    def total(self) -> int | None:
+        """Number of items, if it is known."""
+        total: int | None = self._progress.tasks[self._progress.task_ids.index(self._task)].total
+        return total
+
+    @total.setter
+    def total(self, total: int | None) -> None:
+        self._progress.update(self._task, total=total)
 
     def update(self, n_items: int) -> None:
         """Note that more is done; `rich` itself is told ten times a second, since it takes 20 us to listen."""

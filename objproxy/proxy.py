@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from objproxy import backends
 from objproxy._checks import check_count, check_seconds
+from objproxy._worker import lineage
+from objproxy.errors import PoolBrokenError, PoolClosedError
 
 if TYPE_CHECKING:
     from objproxy.core import PoolCore
@@ -54,9 +56,9 @@ class ProxyPool(Generic[T]):
         fastest, on Linux, in a program that has one thread, those of compiled code counted too, with no GPU among the devices;
         else the default.
     seed : int or None
-        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``,
-        which in a map has a stream for each item that does not depend on the number of workers. Without a seed all
-        streams differ.
+        Root of all random streams: each worker's ``random`` and ``numpy.random`` state, and ``current_worker().rng``. Each item
+        of a fan-out, and each ``submit`` to any worker, has a stream of its own for all three, which does not depend on the
+        workers (``random`` and ``numpy.random`` in processes only). Without a seed all streams differ.
     max_tasks_per_worker : int or None
         Items after which a worker is replaced by a fresh one.
     max_rss : int or None
@@ -71,7 +73,8 @@ class ProxyPool(Generic[T]):
         Seconds for a constructor.
     stall_warning : float or None
         Seconds after which a busy worker that has sent nothing is worth a warning, on the logger ``"objproxy"``, with its
-        number, the method and how long it runs; once for each silence.
+        number, the method and how long it runs; once for each silence. A worker that takes as long to end is told of with its
+        stacks, once, after five seconds where this is None.
     threads_per_worker : int, "auto" or None
         Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
         A variable that is set already wins.
@@ -104,6 +107,8 @@ class ProxyPool(Generic[T]):
         A device that does not exist.
     NotSupportedError
         An option that the back end cannot honour.
+    NestedPoolError
+        There are too many pools above this one, see Notes.
     TypeError, ValueError
         An option that makes no sense.
 
@@ -111,9 +116,13 @@ class ProxyPool(Generic[T]):
     -----
     ``pool.method(*args)`` runs the method exactly once on each instance and returns the results in the order of the
     workers. ``pool.method(*iterables, map_args=True)`` runs it once for each item, on whichever worker is free; results
-    in the order of the items. Numbers and arrays come back stacked; ``stack_results=False`` gives a list. ``pool[i]``
-    is one instance; iterating gives all of them; ``len(pool)`` is their number. Data attributes are read from, and set
-    on, all instances.
+    in the order of the items. Numbers and arrays come back stacked, tuples and lists of one length as rows;
+    ``stack_results=False`` gives a list. ``pool[i]`` is one instance; iterating gives all of them; ``len(pool)`` is their
+    number. Data attributes are read from, and set on, all instances.
+
+    A worker may make pools, in a method or in a constructor, up to four deep (environment variable OBJPROXY_MAX_DEPTH). A pool
+    that a module makes when it is imported works in the program. In the workers, which import the module to load the class, it
+    is not started: to use it there raises `NestedPoolError`.
 
     Several threads may use one pool. If a worker dies while it runs an item, that item fails with `WorkerDiedError`,
     the worker is replaced, and everything else goes on.
@@ -162,6 +171,11 @@ class ProxyPool(Generic[T]):
     ) -> None:
         if not callable(cls):
             raise TypeError(f"ProxyPool needs a class, or a function that makes an object; got {cls!r}")
+        shares_memory = backends.chosen_name(backend, separate_processes=separate_processes) in ("thread", "serial")
+        reason = lineage.find_reason(starts_processes=not shares_memory)
+        if reason is not None:
+            self._stay_unstarted(reason)
+            return
         backends.warm_up(backend, separate_processes=separate_processes, start_method=start_method)
         # All that a pool is made of is loaded only here, while the root nursery is starting.
         from objproxy.making import make_core
@@ -200,6 +214,13 @@ class ProxyPool(Generic[T]):
         self.__dict__["_instances"] = {}
         self._core.start()
 
+    def _stay_unstarted(self, reason: lineage.Reason) -> None:
+        """Be a pool that can be made and ended, and nothing else; raise the error if it cannot be made either."""
+        from objproxy.making import stand_in
+
+        self.__dict__["_core"] = self.__dict__["_names"] = stand_in(reason)
+        self.__dict__["_instances"] = {}
+
     # ---- the pool's own names ----------------------------------------------------------------------------------------
 
     @property
@@ -220,9 +241,30 @@ class ProxyPool(Generic[T]):
         timeout : float or None
             Seconds; past them the workers are killed. None waits as long as it takes.
 
+        Raises
+        ------
+        Exception
+            What an instance's own end has raised: that of the worker of lowest number, whose notes name the others.
+        WorkerDiedError
+            A worker died before it had ended.
+        TaskTimeoutError
+            A worker was killed, past `timeout`, in its instance's own end or while it waited for background work. What was
+            submitted and had not ended by then fails with `PoolClosedError`.
+
         Notes
         -----
-        Closing twice is harmless. Using the pool afterwards raises `PoolClosedError`.
+        When it returns or raises, no worker is left. Closing twice is harmless; the second time raises nothing. Using the
+        pool afterwards raises `PoolClosedError`. ``join()`` after it, a habit from `multiprocessing.Pool`, finds nothing left
+        to wait for; a class that has a ``join`` itself keeps its own.
+
+        A worker ends as an interpreter does: threads that are no daemons, executors and child processes of
+        ``multiprocessing`` are waited for, then the functions of `atexit` run. A worker that takes long is told of on the
+        logger ``"objproxy"``, with its stacks (see ``stall_warning``). One that is stopped, or hangs in an exit function, is
+        told of and killed after five seconds.
+
+        An instance whose class has a ``close()`` that can be called without arguments is closed. Else one with ``__exit__``
+        is entered (``__enter__``) when it was built, also after a restart, and left. What ``__enter__`` returns is the
+        instance only where a function, and no class, has made it (``@contextlib.contextmanager``, say).
         """
         self._core.close(timeout)
 
@@ -298,6 +340,8 @@ class ProxyPool(Generic[T]):
         ------
         SharedMemoryFullError
             There is not enough memory.
+        ArgumentPickleError
+            The value cannot be pickled.
 
         Examples
         --------
@@ -357,8 +401,8 @@ class ProxyPool(Generic[T]):
         return instance
 
     def __iter__(self) -> Iterator[T]:
-        """Iterate over all instances."""
-        return (self[worker_id] for worker_id in range(self._core.n_workers))
+        """Iterate over the instances of now, whatever becomes of the pool's size meanwhile."""
+        return iter([cast(T, self._instance(worker_id)) for worker_id in range(self._core.n_workers)])
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call every instance, as any of its methods."""
@@ -370,10 +414,22 @@ class ProxyPool(Generic[T]):
         """Return a method of the instances, or what they hold under this name."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} is not reached through it")
+        if name == "join":
+            return self._find_join()
         return self._names.find(name)
 
+    def _find_join(self) -> Any:
+        """Return what the class has under this name; if it has nothing, the wait that belongs to ``close()`` elsewhere.
+
+        It is no name of the pool's own, since classes have it: ``str``, queues, threads.
+        """
+        try:
+            return self._names.find("join")
+        except (AttributeError, PoolBrokenError, PoolClosedError):
+            return self._core.join
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a data attribute on every instance."""
+        """Set a data attribute on every instance; ``pool.n += 1`` applies the operator to what each instance holds."""
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} cannot be set through it")
         if name in POOL_NAMES:
@@ -394,7 +450,7 @@ class ProxyPool(Generic[T]):
         if exc_type is None:
             self.close()
         else:
-            self.kill()
+            self._core.leave()
 
     def __repr__(self) -> str:
         return repr(self._core)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objproxy._pickle_path import find_culprit
+from objproxy._pickled_modules import find_modules
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
+from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.handling import describe
@@ -66,6 +69,7 @@ class PoolRecipe:
         self.info = info
         self.name = name
         self.n_workers = n_workers
+        self.depth = find_depth() + 1
         self.entropy: Any = int.from_bytes(os.urandom(16), "little") if seed is None else seed
         self.snapshots: dict[int, bytes] = {}
         # What each worker has carried out of the broadcasts that its successors carry out again, as the back end encoded it.
@@ -87,25 +91,46 @@ class PoolRecipe:
         """Modules that every worker will load."""
         return ["numpy.random"] if self._has_seed else []
 
+    def argument_modules(self) -> list[str]:
+        """Return the modules that the constructor's arguments need, as far as it is told by the names in them."""
+        streams = [getattr(packed, "stream", packed) for packed in list(self._packed.values())]
+        found = dict.fromkeys(name for stream in streams if isinstance(stream, bytes) for name in find_modules(stream))
+        return [name for name in found if name in sys.modules and name != "__main__"]
+
+    @property
+    def is_of_factory(self) -> bool:
+        """Whether a function makes the objects, and not a class."""
+        return self.info.cls is None
+
     @property
     def factory(self) -> bytes:
         """The pickled class."""
         if self._factory is None:
-            self._factory = _pack(wire.dumps, self.info.name, self.info.factory, "the class")
+            self._factory = _pack(wire.dumps, self.info.name, self.info.factory, self._name_factory())
         return self._factory
+
+    def _name_factory(self) -> str:
+        """Return what an error calls the class."""
+        factory = self.info.factory
+        name = getattr(factory, "__qualname__", type(factory).__qualname__)
+        return f"{'class' if isinstance(factory, type) else 'factory'} {name}"
 
     def pack_with(self, pack: Callable[[Any], Any]) -> None:
         """Say how arguments travel."""
         self._pack = pack
 
-    def check(self) -> None:
-        """Pickle everything now, so that what cannot be sent is told before any process starts."""
+    def check(self, n_workers: int) -> None:
+        """Pickle everything for so many workers now, so that what cannot be sent is told before any process starts."""
         _ = self.factory
-        for worker_id in range(self.n_workers):
+        for worker_id in range(n_workers):
             self._packed_arguments(worker_id)
 
     def join(self, worker_id: int) -> None:
-        """Note that a worker joins a pool that has run for a while: it begins with what the first has carried out."""
+        """Note that a worker joins a pool that has run for a while: it begins with what the first has carried out.
+
+        A worker of that number that has left is nothing to it.
+        """
+        self.snapshots.pop(worker_id, None)
         self.replays[worker_id] = list(self.replays[0])
 
     def forget(self) -> None:
@@ -164,7 +189,7 @@ class PoolRecipe:
         """Return what follows the boot message, packed: arguments or snapshot, and operations to carry out again."""
         snapshot = self._snapshot(worker_id, generation)
         start = self._packed_arguments(worker_id) if snapshot is None else self._pack(snapshot)
-        return [start, *self._replay(worker_id)]
+        return [start, *self.replay(worker_id)]
 
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here."""
@@ -172,10 +197,7 @@ class PoolRecipe:
         if snapshot is not None:
             return pickle.loads(snapshot)
         args, kwargs = self._packed_arguments(worker_id)
-        instance = self.info.factory(*args, **kwargs)
-        for operation in self._replay(worker_id):
-            getattr(instance, operation.name)(*operation.args, **operation.kwargs)
-        return instance
+        return self.info.factory(*args, **kwargs)
 
     def boot(self, worker_id: int, generation: int, *, with_pickles: bool = True) -> Boot:
         """Return the boot message of a worker."""
@@ -195,12 +217,14 @@ class PoolRecipe:
             factory=self.factory if with_pickles else b"",
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
+            depth=self.depth,
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
         return self.snapshots.get(worker_id) if generation and self._on_restart == "snapshot" else None
 
-    def _replay(self, worker_id: int) -> Sequence[Any]:
+    def replay(self, worker_id: int) -> Sequence[Any]:
+        """Return the operations that a worker carries out again, as the back end encoded them."""
         return self.replays[worker_id] if self._on_restart == "replay" else ()
 
     def _cpus(self, worker_id: int) -> tuple[int, ...] | None:

@@ -18,7 +18,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = [
     "ReductionComposition",
@@ -40,6 +40,7 @@ __all__ = [
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+Reduction = TypeVar("Reduction", bound=Callable[..., Any])
 
 
 class ReductionComposition:
@@ -79,6 +80,22 @@ class ReductionComposition:
         return f"ReductionComposition([{stages}])"
 
 
+def _also_named(name: str) -> Callable[[Reduction], Reduction]:
+    """Let a reduction be called with `name` in place of ``results``, as workercontext's users do."""
+
+    def decorate(reduction: Reduction) -> Reduction:
+        @functools.wraps(reduction)
+        def accept(*args: Any, **kwargs: Any) -> Any:
+            if not args and kwargs.keys() == {name}:
+                return reduction(kwargs[name])
+            return reduction(*args, **kwargs)
+
+        return cast(Reduction, accept)
+
+    return decorate
+
+
+@_also_named("lst")
 def flatten_reduction(results: Iterable[Iterable[Item]]) -> list[Item]:
     """Join lists into one list, one level deep.
 
@@ -97,6 +114,7 @@ def flatten_reduction(results: Iterable[Iterable[Item]]) -> list[Item]:
     return flat
 
 
+@_also_named("lst")
 def set_union_reduction(results: Iterable[Iterable[Key]]) -> set[Key]:
     """Unite sets.
 
@@ -112,6 +130,7 @@ def set_union_reduction(results: Iterable[Iterable[Key]]) -> set[Key]:
     return set(itertools.chain.from_iterable(results))
 
 
+@_also_named("lst")
 def dict_merge_reduction(results: Iterable[Mapping[Key, Value]]) -> dict[Key, Value]:
     """Merge mappings; of values with the same key the last one stays.
 
@@ -132,6 +151,7 @@ def dict_merge_reduction(results: Iterable[Mapping[Key, Value]]) -> dict[Key, Va
 
 
 # Any, here and below: whatever has the operator (numbers, fractions, arrays, sets), and what that operator returns.
+@_also_named("arr")
 def sum_reduction(results: Iterable[Any]) -> Any:
     """Add the results up.
 
@@ -147,6 +167,7 @@ def sum_reduction(results: Iterable[Any]) -> Any:
     return sum(results)
 
 
+@_also_named("lst")
 def average_reduction(results: Iterable[Any]) -> Any:
     """Return the arithmetic mean.
 
@@ -167,6 +188,7 @@ def average_reduction(results: Iterable[Any]) -> Any:
     return sum(values) / len(values)
 
 
+@_also_named("arr")
 def histogram_reduction(results: Iterable[Key]) -> dict[Key, int]:
     """Count how often each value occurs.
 
@@ -182,6 +204,7 @@ def histogram_reduction(results: Iterable[Key]) -> dict[Key, int]:
     return dict(Counter(results))
 
 
+@_also_named("arr")
 def product_reduction(results: Iterable[Any]) -> Any:
     """Multiply the results.
 
@@ -197,6 +220,7 @@ def product_reduction(results: Iterable[Any]) -> Any:
     return math.prod(results)
 
 
+@_also_named("arr")
 def string_concatenation_reduction(results: Iterable[str]) -> str:
     """Join strings, with nothing between them.
 
@@ -212,6 +236,7 @@ def string_concatenation_reduction(results: Iterable[str]) -> str:
     return "".join(results)
 
 
+@_also_named("arr")
 def bitwise_and_reduction(results: Iterable[Any]) -> Any:
     """Combine the results with ``&``.
 
@@ -231,6 +256,7 @@ def bitwise_and_reduction(results: Iterable[Any]) -> Any:
     return functools.reduce(operator.and_, _at_least_one(results, "bitwise and"))
 
 
+@_also_named("arr")
 def bitwise_or_reduction(results: Iterable[Any]) -> Any:
     """Combine the results with ``|``.
 
@@ -250,6 +276,7 @@ def bitwise_or_reduction(results: Iterable[Any]) -> Any:
     return functools.reduce(operator.or_, _at_least_one(results, "bitwise or"))
 
 
+@_also_named("arr")
 def min_reduction(results: Iterable[Any]) -> Any:
     """Return the smallest result, the first of several.
 
@@ -269,6 +296,7 @@ def min_reduction(results: Iterable[Any]) -> Any:
     return min(_at_least_one(results, "minimum"))
 
 
+@_also_named("arr")
 def max_reduction(results: Iterable[Any]) -> Any:
     """Return the largest result, the first of several.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from objproxy._worker import parcel as parcels
 from objproxy._worker.loans import BESIDE, Borrower, Part
+from objproxy._worker.mutable import shared_types
 from objproxy._worker.parcel import Packing, Parcel
 from objproxy._worker.plane import get_shared
 from objproxy._worker.segments import Mapping, Segments
@@ -149,9 +150,11 @@ class SharedArray:
     @classmethod
     def zeros(cls, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> SharedArray:
         """Make an array of zeros; see `empty`."""
+        import numpy as np
+
         made = cls.empty(shape, dtype, order)
         if not made._is_fresh:
-            made._array[...] = made._array.dtype.type()
+            made._array[...] = np.zeros((), made.dtype)  # of dates, dtype.type() is NaT; of records there is none
         return made
 
     @classmethod
@@ -370,4 +373,5 @@ def _reduce(value: Any, packing: Packing) -> Any:
 def _register(kind: type, resolve: Callable[[Any], Any]) -> None:
     """Have picklers, and pools in the caller's memory, look for objects of this kind; before the first they need not."""
     parcels.reducers[kind] = _reduce
+    shared_types.add(kind)
     parcels.resolvers[kind] = resolve

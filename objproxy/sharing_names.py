@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ class SharedArrayWrapper(SharedArray):
     Parameters
     ----------
     array : array_like
-        Is copied; it keeps its dtype.
+        Is copied. An ``ndarray`` keeps its dtype. Anything else becomes floats, as in ObjectProxyPool, so that floats can be
+        written into ``SharedArrayWrapper([0, 0, 0])``; complex numbers, dates and records, which floats cannot hold, keep
+        their dtype.
     """
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(_as_floats(array))
 
     @property
     def array(self) -> Any:
@@ -37,6 +43,18 @@ class SharedArrayWrapper(SharedArray):
     def data(self) -> Any:
         """The memory of the array; None after `close`."""
         return None if self._array is None else self._array.data
+
+
+def _as_floats(array: Any) -> Any:
+    """Return an ``ndarray`` as it is, and anything else as an array of floats, unless floats cannot hold it."""
+    import numpy as np
+
+    if type(array) is np.ndarray or isinstance(array, np.ma.MaskedArray):
+        return array
+    found = np.asarray(array)
+    if found.dtype.kind in "biufc":
+        return found.astype(np.result_type(found.dtype, float))
+    return found.astype(float) if found.dtype.kind in "OSU" else found
 
 
 class Unpacker:
@@ -64,40 +82,95 @@ def unpack(value: Any) -> Any:
 
 
 class lenzip(Sequence[Any]):
-    """``zip`` with a length, that of the shortest; what has no length is read when the length is first asked for.
+    """``zip`` with a length, that of the shortest.
 
     Parameters
     ----------
     *iterables : iterable
-        At least one.
+        At least one. The length is taken from those that have one; iterators are read, no further than the shortest, when
+        the length or an item is first asked for. Endless ones (``itertools.repeat``, ``count``, ``cycle``) are not read for
+        the length.
 
     Raises
     ------
     ValueError
         There is none.
+    TypeError
+        From ``len()`` and from the index: all of them are endless.
     """
 
     def __init__(self, *iterables: Iterable[Any]) -> None:
         if not iterables:
             raise ValueError("lenzip() takes at least one iterable")
         self._iterables: list[Iterable[Any]] = list(iterables)
+        self._has_read_iterators = False
 
-    def _read(self) -> list[Sequence[Any]]:
-        self._iterables = [it if hasattr(it, "__len__") and hasattr(it, "__getitem__") else list(it) for it in self._iterables]
-        return self._iterables  # type: ignore[return-value]
+    def _length(self) -> int | float:
+        """Return the length; infinite if all iterables are endless."""
+        lengths = [_known_length(iterable) for iterable in self._iterables]
+        shortest = min((length for length in lengths if length is not None), default=math.inf)
+        if None not in lengths:
+            return shortest
+
+        # Read all iterators in step: so none is read beyond the end of the shortest.
+        unknown = [at for at, length in enumerate(lengths) if length is None]
+        rows = zip(*(self._iterables[at] for at in unknown), strict=False)
+        columns = list(zip(*itertools.islice(rows, None if shortest == math.inf else int(shortest)), strict=True))
+        for at, column in zip(unknown, columns or [()] * len(unknown), strict=True):
+            self._iterables[at] = column
+        return len(columns[0]) if columns else 0
+
+    def _read(self) -> tuple[list[Sequence[Any]], int]:
+        """Return what can be indexed in place of each iterable, and their common length."""
+        length = len(self)
+        for at, iterable in enumerate(self._iterables):
+            self._iterables[at] = _column(iterable, length)
+        return self._iterables, length  # type: ignore[return-value]
 
     def __len__(self) -> int:
-        return min(map(len, self._read()))
+        length = self._length()
+        self._has_read_iterators = True
+        if length == math.inf:
+            raise TypeError("lenzip() of endless iterables has no length; zip them with one that ends")
+        return int(length)
 
     def __getitem__(self, index: Any) -> Any:
-        columns = self._read()
-        if isinstance(index, slice):
-            return list(zip(*columns, strict=False))[index]
-        return tuple(column[range(len(self))[index]] for column in columns)
+        columns, length = self._read()
+        chosen = range(length)[index]
+        if isinstance(chosen, range):
+            return [tuple(column[at] for column in columns) for at in chosen]
+        return tuple(column[chosen] for column in columns)
 
     def __iter__(self) -> Iterator[Any]:
         # Not before the first item is asked for: list() asks for the length in between, which reads iterators.
-        yield from zip(*self._iterables, strict=False)
+        columns = self._read()[0] if self._has_read_iterators and self._length() != math.inf else self._iterables
+        yield from zip(*columns, strict=False)
+
+
+def _known_length(iterable: Any) -> int | float | None:
+    """Return how many items there are: infinite if it is known to be endless, None if only reading it tells."""
+    if isinstance(iterable, lenzip):
+        return iterable._length()
+    if hasattr(iterable, "__len__"):
+        return len(iterable)
+    if isinstance(iterable, itertools.repeat):
+        try:
+            return int(iterable.__length_hint__())  # exact; operator.length_hint() gives 0 for an endless one
+        except TypeError:
+            return math.inf
+    return math.inf if isinstance(iterable, (itertools.count, itertools.cycle)) else None
+
+
+def _column(iterable: Any, length: int) -> Sequence[Any]:
+    """Return a sequence of the first `length` items, or a longer one; it is the iterable itself if an index tells its items."""
+    import numpy as np
+
+    if isinstance(iterable, itertools.repeat):
+        return lenrepeat(next(iterable), length) if length else ()
+    is_endless = isinstance(iterable, lenzip) and iterable._length() == math.inf
+    if isinstance(iterable, (Sequence, np.ndarray)) and not is_endless:  # not a mapping or a series: their index is a label
+        return iterable  # type: ignore[return-value]
+    return list(itertools.islice(iterable, length))
 
 
 class lenrepeat(Sequence[Any]):
@@ -139,6 +212,5 @@ def iterlen(iterable: Iterable[Any]) -> int:
     try:
         return len(iterable)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(
-            f"{type(iterable).__name__} has no length; make a list of it first, or use lenzip or lenrepeat"
-        ) from None
+        advice = "it is endless" if _known_length(iterable) == math.inf else "make a list of it first"
+        raise TypeError(f"{type(iterable).__name__} has no length: {advice}, or use lenzip or lenrepeat") from None

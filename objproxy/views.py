@@ -17,7 +17,17 @@ def view_workers(state: PoolState, backend: Backend, recipe: PoolRecipe) -> tupl
 
 def sorted_records(state: PoolState) -> list[WorkerRecord]:
     """Return the records of the workers that are part of a pool, in order; the pool may be changing them."""
-    return [record for _, record in sorted(state.workers.items())]
+    return [record for _, record in sorted(state.workers.copy().items())]
+
+
+def all_records(state: PoolState) -> list[WorkerRecord]:
+    """Return each record of a pool once, those that have left among them.
+
+    A worker may leave or come back meanwhile. It is in its new place before it leaves the old one, so the third look finds what
+    came back between the first two.
+    """
+    records = state.workers | state.removed | state.workers
+    return [records[worker_id] for worker_id in sorted(records)]
 
 
 def _view(record: WorkerRecord, backend: Backend, recipe: PoolRecipe, now: float) -> WorkerView:
@@ -43,8 +53,7 @@ def count_seconds(state: PoolState, backend: Backend) -> tuple[WorkerInsights, .
     """Return where the time of each worker went, also of those that have left the pool."""
     keep_start_times(state, backend)
     now = backend.now()
-    records = {**state.removed, **state.workers}
-    return tuple(_count_seconds(records[worker_id], now) for worker_id in sorted(records))
+    return tuple(_count_seconds(record, now) for record in all_records(state))
 
 
 def keep_start_times(state: PoolState, backend: Backend) -> None:

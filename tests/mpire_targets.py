@@ -50,6 +50,11 @@ def read_setting(_: int) -> str:
     return setting
 
 
+def append(items: list[Any], x: Any) -> int:
+    items.append(x)
+    return len(items)
+
+
 def worker_of(_: Any = None) -> int:
     return current_worker().worker_id
 

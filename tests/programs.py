@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from objproxy._worker import platform
+from optional import need
 from targets import PATIENCE_SECONDS
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -43,6 +43,9 @@ ROUGH = Fate(
     answers_late=0.5,
     keeps_silent=0.3,
     ignores_interrupts=0.3,
+    works_at_end=0.1,
+    hangs_at_end=0.1,
+    fails_at_end=0.2,
 )
 
 
@@ -104,6 +107,7 @@ class Simulation:
         self.calls = [_Ledger(self._make_rules(), n_items // n_calls) for _ in range(n_calls)]
         self._by_rules = {call.rules: call for call in self.calls}
         self.n_events = 0
+        self._held: tuple[Rules, int] | None = None  # a call that keeps its workers, and how many those are
 
     def _make_rules(self) -> Rules:
         # A time limit for every item: stalls happen, and a pool cannot end them by itself.
@@ -121,6 +125,8 @@ class Simulation:
                 self._cancel()
             if self._random.random() < self._resizes:
                 self._feed(m.Resized(self._random.randint(max(1, self._n_workers // 2), self._n_workers)))
+                self._hold_or_release()
+            assert self._held is None or set(range(self._held[1])) <= set(self.state.workers)
         self._feed(m.CloseAsked())
         while self.state.phase != "closed":
             self._turn()
@@ -144,6 +150,15 @@ class Simulation:
         worker_id = self._random.randrange(self._n_workers) if self._random.random() < 0.05 else None
         payload = Payload(Operation("map", "work", (range(start, start + count),), ()))
         self._feed(m.Submitted(Batch(call.rules, start, count, payload, worker_id)))
+
+    def _hold_or_release(self) -> None:
+        """Let a call begin, or end, that keeps its workers."""
+        if self._held is not None:
+            rules, self._held = self._held[0], None
+            self._feed(m.Released(rules))
+        elif self._random.random() < 0.5:
+            self._held = Rules("hold"), self.state.n_workers
+            self._feed(m.Held(self._held[0]))
 
     def _cancel(self) -> None:
         call = self._random.choice(self.calls)
@@ -172,6 +187,8 @@ class Simulation:
                 self.backend.start(*action)
             elif isinstance(action, m.Inspect):
                 self.backend.inspect(*action)
+            elif isinstance(action, m.WarnOfEnd | m.TellEndFailed):
+                pass
             else:
                 self.backend.end(*action)
 

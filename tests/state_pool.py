@@ -38,6 +38,12 @@ class StatePool:
         Workers that were asked where they stand; they tell at once, or, without `tells_stacks`, at the last call.
     warnings : list
         Silences that were worth a warning, as (worker_id, method, item, seconds).
+    told_of_ends : list
+        Ends of workers that took long, or have failed.
+    activity : str or None
+        What the processes of the workers do.
+    begins : dict of int to float
+        When the tasks of workers began, where it was not when they were sent; infinity for those that have not.
     executions : Counter of (Rules, int)
         How often each item has begun to run.
     """
@@ -52,7 +58,10 @@ class StatePool:
         self.ended: list[tuple[int, int, str]] = []
         self.asked: list[int] = []
         self.warnings: list[tuple[int, str, int, float]] = []
+        self.told_of_ends: list[m.WarnOfEnd | m.TellEndFailed] = []
         self.tells_stacks = True
+        self.activity: str | None = "sleeping"
+        self.begins: dict[int, float] = {}
         self.executions: Counter[tuple[Rules, int]] = Counter()
         self.losses: Counter[tuple[int, int]] = Counter()
         self._perform(self.state.begin(self.now))
@@ -76,11 +85,17 @@ class StatePool:
                 self.generations[action.worker_id] = action.generation
                 self.started.append((action.worker_id, action.generation))
             elif isinstance(action, m.Inspect):
+                began = self.begins.get(action.worker_id)
+                if action.limit is not None and began is not None and began + action.limit > self.now:
+                    self.feed(m.Inspected(action.worker_id, action.generation, "", began=began))
+                    continue
                 self.asked.append(action.worker_id)
                 if self.tells_stacks or action.is_last_call:
-                    self.feed(m.Inspected(action.worker_id, action.generation, "where it stands"))
+                    self.feed(m.Inspected(action.worker_id, action.generation, "where it stands", self.activity))
             elif isinstance(action, m.Warn):
                 self.warnings.append(tuple(action))
+            elif isinstance(action, m.WarnOfEnd | m.TellEndFailed):
+                self.told_of_ends.append(action)
             else:
                 assert self.generations[action.worker_id] == action.generation
                 self.ended.append(tuple(action))

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from objproxy import current_worker, report_progress
+from values import VALUES
 
 #: Reaching this is a failure; it is long because the machine may be busy.
 PATIENCE_SECONDS = 60.0
@@ -102,6 +103,11 @@ class Slotted:
     def grow(self, by: int) -> int:
         self.size += by
         return self.size
+
+
+def make_text() -> str:
+    """Make an object of a class that only the workers know."""
+    return "-"
 
 
 class Model:
@@ -347,35 +353,37 @@ class Model:
         return item
 
 
-#: Values of many kinds; the argument is the number of the worker or item.
-VALUES: dict[str, Callable[[int], Any]] = {
-    "int": lambda i: i,
-    "float": lambda i: i + 0.5,
-    "bool": lambda i: i % 2 == 0,
-    "complex": lambda i: complex(i, 1),
-    "numpy float32": lambda i: np.float32(i),
-    "numpy bool": lambda i: np.bool_(i % 2),
-    "big int": lambda i: 2**64 + i,
-    "ints, one of them big": lambda i: 2**63 if i == 1 else i,
-    "int or float": lambda i: i if i % 2 else float(i),
-    "int or bool": lambda i: i if i % 2 else True,
-    "int or None": lambda i: i if i % 2 else None,
-    "float or numpy float": lambda i: float(i) if i % 2 else np.float64(i),
-    "None": lambda i: None,
-    "str": lambda i: f"text {i}",
-    "tuple": lambda i: (i, i),
-    "list of one": lambda i: [i],
-    "array": lambda i: np.full((2, 3), i, dtype=np.int16),
-    "0-d array": lambda i: np.array(i),
-    "empty array": lambda i: np.empty((0, 4)),
-    "big-endian array": lambda i: np.full(3, i, dtype=">f8"),
-    "text array": lambda i: np.array(["ab", f"{i}"]),
-    "arrays of two shapes": lambda i: np.zeros(i + 1),
-    "arrays of two types": lambda i: np.zeros(2, dtype=np.float32 if i % 2 else np.float64),
-    "object array": lambda i: np.array([i, None], dtype=object),
-    "record array": lambda i: np.array([(i, 1.5)], dtype=[("a", "i4"), ("b", "f8")]),
-    "matrix": lambda i: np.ma.masked_array([i, 1], mask=[True, False]),
-}
+class Tally:
+    """Attributes to which operators are applied; those of each worker are its own."""
+
+    limit = 9
+
+    def __init__(self) -> None:
+        self.n: Any = current_worker().worker_id
+        self.big = 2**40
+        self.ratio = 0.5
+        self.is_on = True
+        self.text = "a"
+        self.items = [1]
+        self.kept = self.items
+        self.pair = (1, 2)
+        self.weights = np.full(2, self.n + 1.0)
+        self.matrix = np.eye(2)
+        self._level = 1
+
+    @property
+    def level(self) -> int:
+        return self._level
+
+    @level.setter
+    def level(self, value: int) -> None:
+        self._level = value
+
+    def types(self) -> list[str]:
+        return [type(value).__name__ for value in (self.n, self.items, self.pair)]
+
+    def keeps_its_list(self) -> bool:
+        return self.kept is self.items
 
 
 class WithProperties:

@@ -19,7 +19,9 @@ PACKAGE = Path(objproxy.__file__).parent
 #: What a function may import, where the import is optional, costs much, or must wait until the environment is set.
 LATE_IMPORTS = {
     "numpy",
+    "shutil",
     "tempfile",
+    "resource",
     "random",
     "numpy.random",
     "tqdm",

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from objproxy import reductions
 from objproxy.batches import Hints, is_splittable, split
 from objproxy.reductions import ReductionComposition, combine_batches
+from optional import need
 
 #: A busy machine makes no example wrong; nor is it news that drawing many takes long there.
 fewer = settings(max_examples=60)
@@ -70,7 +71,7 @@ def test_batches_are_of_the_kind_of_what_is_cut(data: Any, expected: list[Any]) 
 
 
 def test_frames_are_cut_by_rows_whatever_their_labels() -> None:
-    import pandas  # slow to load, and needed here alone
+    pandas = need("pandas")  # slow to load, and needed here alone
 
     frame = pandas.DataFrame({"x": [1, 2, 3]}, index=[2, 0, 1])
     batches = split(frame, 2)

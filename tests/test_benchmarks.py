@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from optional import need
 from programs import is_gone
 from targets import poll_until
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,6 +40,7 @@ QUESTIONS = {
     "tiny_items": 3,
     "uneven_items": 2,
     "start_up": 2,
+    "short_pools": 6,
     "large_arguments": 2,
     "large_broadcast": 1,
     "put_handle": 1,

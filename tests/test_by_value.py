@@ -6,6 +6,9 @@ import pickle
 import traceback
 from collections.abc import Callable
 
+import numpy as np
+import pytest
+
 from objproxy._worker import wire
 
 
@@ -24,6 +27,25 @@ def test_a_function_that_goes_by_value_keeps_the_lines_of_its_tracebacks() -> No
     error = error_of(arrived)
     assert "return [dividend / each for each in (divisor,)]" in "".join(traceback.format_exception(error))
     assert {frame.filename for frame in traceback.extract_tb(error.__traceback__)} == {__file__}
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.frombuffer(b"abc", "u1"),
+        np.arange(5),
+        np.arange(6.0).reshape(2, 3)[:, ::2],
+        np.zeros((0, 2), "i2"),
+        np.arange(3, dtype=">f8"),
+    ],
+    ids=["bytes", "ints", "strided", "empty", "big-endian"],
+)
+def test_a_memory_view_arrives_as_one(array: np.ndarray) -> None:
+    view = memoryview(array)
+    arrived = pickle.loads(wire.dumps([view]))[0]
+    assert type(arrived) is memoryview
+    assert (arrived.format, arrived.shape, arrived.readonly) == (view.format, view.shape, view.readonly)
+    np.testing.assert_array_equal(np.asarray(arrived), array)
 
 
 def error_of(function: Callable[[int], object]) -> Exception:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from optional import needs
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NUMBER = r"([-+]?\d+(?:\.\d+)?)"
@@ -93,6 +95,7 @@ def test_endless_stream_stays_within_its_buffer_and_its_memory(tmp_path):
     assert float(re.search(rf"memory grew by {NUMBER} MB", text)[1]) < 5
 
 
+@needs("matplotlib")
 def test_mandelbrot_has_the_known_area_and_draws_its_picture(tmp_path):
     small = ("--workers", "2", "--height", "250", "--iterations", "400")
     text = run("mandelbrot.py", *small, "--output", "mandelbrot.png", directory=tmp_path)
@@ -124,6 +127,7 @@ def test_ompr_parser_counts_what_pythons_own_parser_counts(tmp_path):
     assert (tmp_path / "constructs.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
+@needs("starlette", "uvicorn")
 def test_pools_to_watch_tell_where_they_can_be_watched(tmp_path):
     text = run("watch_pools.py", "--seconds", "1", directory=tmp_path)
     assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/\?token=\S+\n", text)

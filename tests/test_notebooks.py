@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
+
+from optional import need
+
+nbformat = need("ipykernel", "ipywidgets", "nbclient", "nbformat")
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "notebooks"
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from faulty import Victim
 from objproxy import ProxyPool, WorkerDiedError
+from objproxy._worker import nursery as nursery_module
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
 from objproxy.backends import nurseries
+from optional import need
 from targets import PATIENCE_SECONDS, poll_until
+
+psutil = need("psutil")
 
 
 @pytest.fixture
@@ -127,3 +133,83 @@ def test_a_nursery_that_has_no_handle_of_its_program_serves_as_any_other(monkeyp
     monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
     with ProxyPool(Victim, worker_count=1, start_method="fork") as pool:
         assert pool.obey(1).tolist() == [1]
+
+
+# ---- a nursery that is kept --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give a module that takes time to load, and notes each process in which it is loaded."""
+    path = tmp_path / "slow_to_load.py"
+    path.write_text(
+        "import os, time\n"
+        "time.sleep(0.02)\n"
+        f"with open({str(tmp_path / 'loads')!r}, 'a') as loads:\n    print(os.getpid(), file=loads)\n"
+        "class Answer:\n    def __init__(self, *args): pass\n    def value(self): return 1\n"
+        "class Other(Answer): pass\n"
+        "def function(): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("slow_to_load")
+    del sys.modules["slow_to_load"]
+
+
+def _loads_elsewhere(module: Any) -> int:
+    """Return how many other processes have loaded it."""
+    pids = (Path(module.__file__).parent / "loads").read_text().split()
+    return len([pid for pid in pids if int(pid) != os.getpid()])
+
+
+def _value(cls: Any, **options: Any) -> Any:
+    with ProxyPool(cls, worker_count=2, backend="process", start_method="forkserver", **options) as pool:
+        return pool.value.broadcast()
+
+
+def test_many_short_pools_of_one_class_load_its_module_once(slow_module: Any) -> None:
+    for _ in range(5):
+        assert _value(slow_module.Answer) == [1, 1]
+    assert _loads_elsewhere(slow_module) == 1
+
+
+def test_what_only_the_arguments_need_is_loaded_once_for_all_workers(slow_module: Any) -> None:
+    with ProxyPool(list, init_args=([slow_module.function],), worker_count=2, backend="process", start_method="forkserver"):
+        pass
+    assert _loads_elsewhere(slow_module) == 1
+
+
+def test_a_kept_nursery_serves_no_pool_with_other_settings(slow_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _value(slow_module.Answer) == _value(slow_module.Other) == [1, 1]
+    monkeypatch.setenv("ANOTHER_VARIABLE", "1")
+    assert _value(slow_module.Other) == [1, 1]
+    assert _loads_elsewhere(slow_module) == 3
+
+
+def test_a_module_that_was_edited_is_loaded_anew(slow_module: Any) -> None:
+    assert _value(slow_module.Answer) == [1, 1]
+    path = Path(slow_module.__file__)
+    path.write_text(path.read_text().replace("return 1", "return 2"))
+    os.utime(path, ns=(1, 1))  # whatever the clock of the file system can tell apart
+    assert _value(slow_module.Answer) == [2, 2]
+
+
+def test_a_killed_nursery_is_not_kept(slow_module: Any) -> None:
+    pool = ProxyPool(slow_module.Answer, worker_count=1, backend="process", start_method="forkserver")
+    backend: Any = pool._core.backend
+    backend._nursery.kill()
+    pool.kill()
+    assert _value(slow_module.Answer) == [1, 1]
+
+
+def test_a_kept_nursery_ends_when_its_time_is_over(channel: tuple[socket.socket, socket.socket]) -> None:
+    root, (ours, theirs) = make(Root, channel[0]), socket.socketpair()
+    root._is_complete = True
+    with ours, theirs:
+        root._on_keep(5, ours.fileno())
+        ours.close()
+        assert 0 < root._prepare() <= nursery_module._KEEP_SECONDS * 1000
+        root._use_quiet_time()
+        assert root._spare is not None
+        root._kept_until = 0.0
+        root._use_quiet_time()
+        assert theirs.recv(1) == b""

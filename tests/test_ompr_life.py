@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import objproxy
 from objproxy import DeviceError, NotSupportedError, PoolBrokenError, WorkerInitError
 from objproxy.ompr import OMPRException, OMPRunner, RunningWorker, simple_process
 from objproxy.ompr.report import Progress, format_progress
+from objproxy.ompr.spellings import accept_older_spellings
 from ompr_targets import BadInit, BadSecondInit, Closing, DeadlySecondInit, KeywordOnly, Logging, Plain, Slow, Worker
 from targets import LIMIT_SECONDS, poll_until
 
@@ -231,9 +233,74 @@ def test_a_program_of_the_third_generation_runs() -> None:
     runner.exit()
 
 
+FIVE = [None] * 5
+
+#: Positional arguments behind the class, and the parameters that they are, by their newest names.
+POSITIONAL: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((None, None, FIVE), {"devices": FIVE}),
+    ((None, None, "all"), {"devices": "all"}),
+    ((None, None, None), {"devices": None}),
+    ((None, None, 0.5, "a name", True, 3), {"devices": 0.5, "name": "a name", "ordered_results": True, "task_timeout": 3}),
+    (
+        (None, None, FIVE, "a name", False, None, True, False, "auto", logging.getLogger("a"), 20),
+        {"devices": FIVE, "name": "a name", "ordered_results": False, "raise_rww_exception": False, "loglevel_subproc": 20},
+    ),
+    (
+        (None, None, FIVE, True, 3, False, True, "none", logging.getLogger("a"), 20),
+        {"devices": FIVE, "ordered_results": True, "task_timeout": 3, "log_rww_exception": False, "raise_rww_exception": True},
+    ),
+    ((None, None, False, FIVE, True), {"rww_init_sync": False, "devices": FIVE, "ordered_results": True}),
+    (
+        (None, None, True, FIVE, True, 3, False, True, False, "none", logging.getLogger("a"), 20),
+        {"rww_init_sync": True, "devices": FIVE, "rerun_crashed": False, "log_rww_exception": True, "loglevel_subproc": 20},
+    ),
+    (
+        (None, None, np.True_, FIVE, True, 3.5, False, True, False, None, 30, 20),
+        {"rww_init_sync": True, "devices": FIVE, "task_timeout": 3.5, "loglevel_worker": 30, "loglevel_subproc": 20},
+    ),
+]
+
+
+@pytest.mark.parametrize(("args", "expected"), POSITIONAL)
+def test_positional_arguments_are_taken_in_the_order_that_their_types_fit(args: Any, expected: dict[str, Any]) -> None:
+    received: dict[str, Any] = {}
+
+    def constructor(self: Any, rww_class: Any, rww_init_kwargs: Any = None, rww_lifetime: Any = None, **others: Any) -> None:
+        received.update(others)
+
+    accept_older_spellings(constructor)(None, Worker, *args)
+    assert {name: received[name] for name in expected} == expected
+    assert len(received) == len(args) - 2
+
+
+def test_the_fourth_argument_may_be_the_devices_or_a_flag() -> None:
+    for args in ((FIVE,), (FIVE, "name"), (False, FIVE)):
+        runner = OMPRunner(Worker, None, None, *args)
+        assert runner.get_num_workers() == 5
+        runner.exit()
+
+
+@pytest.mark.parametrize(
+    "args", [(True, True), (0, FIVE), (FIVE, FIVE), (FIVE, "name", 5), (False, FIVE, True, "soon"), (True,) * 20]
+)
+def test_positional_arguments_that_fit_no_order_are_refused(args: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="give them by name"):
+        OMPRunner(Worker, None, None, *args)
+
+
+@pytest.mark.parametrize(
+    "name", ["rww_init_sync", "ordered_results", "rerun_crashed", "log_RWW_exception", "raise_rww_exception"]
+)
+def test_a_switch_that_is_none_is_refused(name: str) -> None:
+    for value in (FIVE, "no", None, 2):
+        with pytest.raises(TypeError, match="expected True or False"):
+            OMPRunner(Worker, devices=TWO, **{name: value})
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs"),
     [
+        ((Worker, None, None, TWO), {"devices": TWO}),
         ((), {"rw_class": Worker, "rww_class": Worker}),
         ((Worker,), {"rw_class": Worker}),
         ((Worker,), {"rww_lifetime": 1, "rw_lifetime": 1}),
@@ -322,6 +389,29 @@ def test_a_runner_reports_on_its_progress(caplog: pytest.LogCaptureFixture, gate
         assert len(runner.get_all_results()) == 6
     assert "tasks/s" in caplog.text
     assert " MB" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "is_seen"),
+    [
+        ({"report_delay": 0.02}, True),
+        ({"report_delay": 0.02, "logger": logging.getLogger("mine")}, False),
+        ({"report_delay": 0.02, "loglevel": logging.WARNING}, False),
+        ({"report_interval": 0.02}, False),
+    ],
+)
+def test_reports_that_report_delay_asks_for_need_no_logging(
+    capsys: pytest.CaptureFixture[str], gates: Any, options: dict[str, Any], is_seen: bool
+) -> None:
+    gate = gates("gate")
+    with OMPRunner(Worker, devices=[None], **options) as runner:
+        runner.process([{"x": 0}, {"x": 1, "do": "wait", "gate": gate}])
+        reporter = runner._reporter
+        assert reporter is not None
+        poll_until(lambda: reporter.n_lines > 0)
+        gate.open()
+        runner.get_all_results()
+    assert ("objproxy.ompr: progress: " in capsys.readouterr().err) is is_seen
 
 
 @pytest.mark.parametrize(

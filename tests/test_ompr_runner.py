@@ -53,6 +53,20 @@ def test_tasks_may_be_a_dict_a_list_or_any_iterable_and_come_back_in_order(share
     assert shared_runner.get_result() is None
 
 
+def test_one_dict_may_be_changed_and_given_again(shared_runner: OMPRunner) -> None:
+    task: dict[str, Any] = {}
+
+    def changed() -> Iterator[dict[str, Any]]:
+        for x in range(50):
+            task["x"] = x
+            yield task
+
+    for same in changed():
+        shared_runner.process(same)
+    shared_runner.process(changed())
+    assert [shared_runner.get_result() for _ in range(100)] == 2 * [3 * x for x in range(50)]
+
+
 def test_an_endless_iterable_is_read_as_its_tasks_are_needed() -> None:
     with OMPRunner(Worker, devices=TWO, max_results_kept=20) as runner:
         runner.process({"x": x} for x in itertools.count())

@@ -378,10 +378,10 @@ def test_a_long_pickle_with_a_large_array_travels_whole_and_beside(passage: Pass
 def test_more_buffers_than_one_message_may_have(passage: Passage, n_more: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcel, "INLINE_MAX", 256)
     if isinstance(passage.segments, NamedSegments):  # a file for each is slow
-        monkeypatch.setattr(parcel, "_MAX_BUFFERS", 100)
-    value = [fill((100,), "<i4", i) for i in range(parcel._MAX_BUFFERS + n_more)]
+        monkeypatch.setattr(parcel, "MAX_BUFFERS", 100)
+    value = [fill((100,), "<i4", i) for i in range(parcel.MAX_BUFFERS + n_more)]
     got = passage.send(value)
-    assert sum(part.position == loans.BESIDE for part in passage.parts) == min(len(value), parcel._MAX_BUFFERS)
+    assert sum(part.position == loans.BESIDE for part in passage.parts) == min(len(value), parcel.MAX_BUFFERS)
     for one, other in zip(got, value, strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.flags.writeable
@@ -391,7 +391,7 @@ def test_more_buffers_than_one_message_may_have(passage: Passage, n_more: int, m
 
 def test_more_large_texts_than_one_message_may_have(passage: Passage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parcel, "_ONE_OBJECT", 1 << 10)
-    monkeypatch.setattr(parcel, "_MAX_BUFFERS", 16)
+    monkeypatch.setattr(parcel, "MAX_BUFFERS", 16)
     value = [b"%05d" % i * 14_000 for i in range(100)]
     assert passage.send(value) == value
     assert len(passage.parts) <= 33

@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError, current_worker
 from objproxy._worker.nursery import receive_message
 from objproxy.backends.nurseries import PoolNursery
+from optional import need
 from programs import is_gone
 from targets import PATIENCE_SECONDS, poll_until
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).resolve().parent.parent
 

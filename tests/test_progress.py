@@ -6,16 +6,20 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
 from objproxy import ProxyPool
 from objproxy._worker import context
-from objproxy.progress import Progress, Reports
+from objproxy.progress import Progress, Reports, _describe_rate
+from optional import need, needs
 from targets import Gate, Model
 
 STYLES = ("std", "rich")
+
+of_each_style = pytest.mark.parametrize("style", ["std", pytest.param("rich", marks=needs("rich"))])
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def score(pool: ProxyPool[Model], verb: str, items: Any, **options: Any) -> int:
 
 
 @pytest.mark.parametrize("verb", ["call", "map", "imap", "imap_unordered"])
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
 @pytest.mark.parametrize("chunksize", [1, 7, 1000])
 @pytest.mark.parametrize("is_sized", [True, False])
 def test_the_last_count_is_that_of_the_items(
@@ -45,14 +49,41 @@ def test_the_last_count_is_that_of_the_items(
     assert re.search(r"30/30" if is_sized else r"30(it|/\?)", shown)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
+@pytest.mark.parametrize("n_items", [3, 200])
+def test_a_bar_shows_percentage_and_rate(
+    pool: ProxyPool[Model], style: str, n_items: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert score(pool, "map", range(n_items), progress_bar=style, chunksize=1) == n_items
+    shown = "".join(capfd.readouterr())
+    assert re.search(r"100%.*" + rf"{n_items}/{n_items}.*\d(it/s|s/it)", shown, re.DOTALL)
+
+
+@pytest.mark.parametrize(("n_done", "seconds", "text"), [(0, 0.0, "?it/s"), (5, 2.0, "2.50it/s"), (1, 4.0, "4.00s/it")])
+def test_the_rate_is_written_as_tqdm_does(n_done: int, seconds: float, text: str) -> None:
+    assert _describe_rate(SimpleNamespace(finished_speed=None, speed=None, completed=n_done, elapsed=seconds)) == text
+
+
+def test_the_number_of_items_may_change(capfd: pytest.CaptureFixture[str]) -> None:
+    """A pool may be resized between the making of a bar and a broadcast."""
+    need("rich")
+    seen: list[tuple[int, int | None]] = []
+    for style in (*STYLES, lambda *count: seen.append(count)):
+        with Progress(style, 3, "changing") as progress:
+            progress.expect(2)
+            progress.update(2)
+    assert "".join(capfd.readouterr()).count("2/2") >= 2
+    assert seen == [(2, 2)]
+
+
+@of_each_style
 @pytest.mark.parametrize("items", [[], iter([])], ids=["sized", "unsized"])
 def test_a_bar_of_nothing_ends(pool: ProxyPool[Model], style: str, items: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert score(pool, "map", items, progress_bar={"style": style, "desc": "empty"}) == 0
     assert "empty" in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
 def test_a_failing_map_closes_its_bar_and_says_so(
     pool: ProxyPool[Model], style: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +92,7 @@ def test_a_failing_map_closes_its_bar_and_says_so(
     assert "failed: ValueError" in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
 def test_an_interrupted_map_closes_its_bar_and_says_so(style: str, capfd: pytest.CaptureFixture[str]) -> None:
     def items() -> Iterator[int]:
         yield from range(3)
@@ -72,7 +103,7 @@ def test_an_interrupted_map_closes_its_bar_and_says_so(style: str, capfd: pytest
     assert "interrupted" in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
 def test_a_dropped_iterator_closes_its_bar(pool: ProxyPool[Model], style: str, capfd: pytest.CaptureFixture[str]) -> None:
     results = pool.score.options(progress_bar=style).imap(range(10_000))
     next(results)
@@ -80,13 +111,14 @@ def test_a_dropped_iterator_closes_its_bar(pool: ProxyPool[Model], style: str, c
     assert "/10000" in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("style", STYLES)
+@of_each_style
 def test_a_broadcast_has_a_bar(pool: ProxyPool[Model], style: str, capfd: pytest.CaptureFixture[str]) -> None:
     pool.score.options(progress_bar=style)(1)
     assert "2/2" in "".join(capfd.readouterr())
 
 
 def test_several_bars_share_one_terminal(pool: ProxyPool[Model], capfd: pytest.CaptureFixture[str]) -> None:
+    need("rich")
     for style in STYLES:
         outer = pool.score.options(progress_bar={"style": style, "desc": "outer"}).imap(range(3))
         for _ in outer:
@@ -123,6 +155,7 @@ def test_what_draws_may_be_missing(pool: ProxyPool[Model], style: str, module: s
     assert pool.score.map([1])
 
 
+@needs("ipywidgets")
 def test_widgets_of_a_notebook(pool: ProxyPool[Model], capsys: pytest.CaptureFixture[str]) -> None:
     bars: list[Any] = []
     from tqdm.notebook import tqdm
@@ -140,8 +173,7 @@ def test_widgets_of_a_notebook(pool: ProxyPool[Model], capsys: pytest.CaptureFix
 
 def test_rich_is_told_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """`rich` takes 20 us to note a count: told of each of 10,000 items a second, it would take a fifth of the time."""
-    import rich.progress
-
+    rich = need("rich.progress", "rich")
     told: list[float] = []
     advance = rich.progress.Progress.advance
     monkeypatch.setattr(rich.progress.Progress, "advance", lambda self, task, n: (told.append(n), advance(self, task, n)))
@@ -150,6 +182,17 @@ def test_rich_is_told_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
             progress.update(1)
     assert sum(told) == 5000
     assert len(told) < 100
+
+
+def test_rich_shows_percentage_and_rate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with Progress("rich", 13, "many") as progress:
+        for _ in range(13):
+            progress.update(1)
+    shown = capsys.readouterr().err
+    assert "100%" in shown
+    assert "13/13" in shown
+    assert " it/s" in shown
 
 
 # ---- reports -----------------------------------------------------------------------------------------------------------

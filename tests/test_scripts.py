@@ -9,10 +9,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import psutil
 import pytest
 
+from optional import need
 from targets import PATIENCE_SECONDS, poll_until
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).parents[1]
 START_METHODS = ("forkserver", "fork", "spawn")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import dataclasses
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -136,11 +137,11 @@ def test_a_map_gives_every_result_in_order(seed: int, chunksize: int | None) -> 
 
 
 @pytest.mark.parametrize("seed", seeds())
-def test_a_map_with_a_time_limit_survives_stalls(seed: int) -> None:
-    with SimulatedPool(seed, 8, ROUGH) as pool:
-        run = pool.run(range(300), Policy(0.5, 1, RETRY_ON))
-        check_results(flatten(collect(run, lambda _arrival: None)), 300)
-        pool.check_executions(run.call)
+def test_slow_unpickling_costs_no_item_its_time(seed: int) -> None:
+    """The limit is beyond what an item takes by far, and most arguments take longer than that to unpickle."""
+    with SimulatedPool(seed, 8, Fate(item_seconds=0.001, unpickle_seconds=1.0)) as pool:
+        run = pool.run(range(300), Policy(0.1))
+        assert flatten(collect(run, lambda _arrival: None)) == [item + 1 for item in range(300)]
 
 
 @pytest.mark.parametrize("seed", seeds())
@@ -184,11 +185,35 @@ def test_a_broadcast_runs_exactly_once_on_every_worker(seed: int) -> None:
     with SimulatedPool(seed, 30, dataclasses.replace(CALM, dies_before=0.1, dies_idle=0.3)) as pool:
         for _ in range(10):
             operation = Operation("call", "work", (1,), {})
-            outcomes = pool.verbs.every(range(30), operation)
+            outcomes = pool.verbs.every(operation)
             assert all(type(outcome) is Failure or outcome == 2 for outcome in outcomes)
         for call, executions in pool.backend.executions.items():
             assert max(executions.values()) == 1
             assert call.outstanding == 0
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_each_call_sees_one_set_of_workers_while_the_pool_changes(seed: int) -> None:
+    """Its size changes before each round of a call, and while a broadcast is on its way."""
+    with SimulatedPool(seed, 8, UNSTALLED) as pool:
+        sizes = random.Random(seed)
+
+        def resize(*_event: Any) -> None:
+            pool.driver.resize(sizes.randint(1, 8), lambda: None)
+
+        for _ in range(5):
+            n_workers = pool.driver.state.n_workers
+            items = (item for item in range(30) if resize() is None)
+            pieces = pool.verbs.rounds(ItemSource("work", [items], {}), resize)
+            outcomes = flatten(pieces)
+            check_results(outcomes, 30)
+            errors = [outcome.error for outcome in outcomes if type(outcome) is Failure]
+            assert all("no longer part" not in str(error) for error in errors)
+            assert len(pieces) == 30
+            outcomes = pool.verbs.every(Operation("call", "work", (1,), {}), on_begin=resize, on_arrival=resize)
+            assert all("no longer part" not in str(outcome.error) for outcome in outcomes if type(outcome) is Failure)
+            assert 1 <= n_workers <= 8
+        pool.driver.wait_until(lambda: len(pool.driver.state.workers) == pool.driver.state.n_workers)
 
 
 @pytest.mark.parametrize("seed", seeds())
@@ -201,7 +226,7 @@ def test_each_idle_death_is_told_exactly_once(seed: int) -> None:
             pool.driver.wait_until(lambda: pool.driver.state.n_starting == 0)
             for worker_id in dead:
                 pool.backend.crash(worker_id)
-            outcomes = pool.verbs.every(range(n_workers), Operation("call", "work", (1,), {}))
+            outcomes = pool.verbs.every(Operation("call", "work", (1,), {}))
             told = [i for i, outcome in enumerate(outcomes) if type(outcome) is Failure]
             assert told == sorted(dead)
             n_told += len(told)
@@ -236,6 +261,26 @@ def test_a_killed_pool_ends_everything(seed: int) -> None:
     assert pool.driver.state.phase == "closed"
     assert call.outstanding == 0
     assert sum(len(arrival.outcomes) for arrival in call.take()) == 50
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_a_pool_ends_however_its_workers_end_and_tells_what_has_failed(seed: int) -> None:
+    """Work is waited for; what hangs is killed; who closes is told of the failures, and of nothing else."""
+    fate = dataclasses.replace(CALM, works_at_end=0.5, hangs_at_end=0.2, fails_at_end=0.5)
+    pool = SimulatedPool(seed, 30, fate).__enter__()
+    pool.driver.close()
+    assert pool.driver.state.phase == "closed"
+    errors = pool.driver.state.take_end_errors()
+    assert 0 < len(errors) < 30
+    assert {str(error) for _, error in errors.values()} == {"so the seed says"}
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_workers_that_are_recycled_may_work_and_hang_at_their_end(seed: int) -> None:
+    fate = dataclasses.replace(CALM, works_at_end=0.3, hangs_at_end=0.2, fails_at_end=0.3)
+    with SimulatedPool(seed, 4, fate, max_tasks_per_worker=5) as pool:
+        run = pool.run(range(100), Policy(), chunksize=1)
+        check_results(flatten(collect(run, lambda _arrival: None)), 100)
 
 
 def test_a_pool_whose_constructors_fail_is_not_made() -> None:

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from objproxy import TaskTimeoutError, WorkerDiedError
+from optional import need
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+need("psutil")
 from benchmarks.soak import _census  # noqa: E402  (the folder is no part of the package)
 from benchmarks.soak._counts import RunCounts  # noqa: E402
 from benchmarks.soak._ledger import Ledger, Violation  # noqa: E402

@@ -398,13 +398,85 @@ def test_a_worker_that_goes_takes_no_shared_work() -> None:
 
 
 def test_work_for_a_worker_that_is_gone_fails() -> None:
+    """The pool is whole: it is no `PoolBrokenError`."""
     pool, rules = StatePool(2), make_rules()
     pool.feed(m.Resized(1))
     pool.submit(rules, 0, worker_id=1)
     pool.die(1)
     pool.submit(rules, 1, worker_id=1)
-    assert isinstance(pool.error(rules, 0), PoolBrokenError)
-    assert isinstance(pool.error(rules, 1), PoolBrokenError)
+    for item in range(2):
+        error = pool.error(rules, item)
+        assert type(error) is WorkerDiedError
+        assert str(error) == "worker 1 is no longer part of this pool (see resize); the other workers go on"
+
+
+def test_a_worker_that_goes_and_dies_or_is_worn_out_has_a_successor_for_what_it_was_given() -> None:
+    for max_tasks in (None, 1):
+        pool, rules = StatePool(2, max_tasks_per_worker=max_tasks), make_rules()
+        for item in range(2):
+            pool.submit(rules, item, worker_id=1)
+        pool.feed(m.Resized(1))
+        if max_tasks is None:
+            pool.die(1, 0)
+        else:
+            pool.answer(1)
+            pool.die(1)
+        pool.make_ready(1)
+        pool.answer(1)
+        pool.die(1)
+        assert sorted(pool.state.workers) == [0]
+        assert pool.result(rules, 1) == 2
+
+
+def test_a_worker_that_goes_and_dies_too_often_costs_the_pool_nothing() -> None:
+    pool, rules = StatePool(2, max_restarts=(0, 5.0)), make_rules()
+    for item in range(2):
+        pool.submit(rules, item, worker_id=1)
+    pool.feed(m.Resized(1))
+    pool.die(1, 0)
+    assert sorted(pool.state.workers) == [0]
+    assert pool.state.phase == "open"
+    assert "quarantined" in str(pool.error(rules, 1))
+
+
+def test_a_call_that_is_held_keeps_its_workers_and_takes_no_shared_work_to_them() -> None:
+    pool, rules, held = StatePool(3), make_rules(), make_rules()
+    pool.feed(m.Held(held))
+    pool.feed(m.Resized(1))
+    for item in range(3):
+        pool.submit(rules, item)
+    assert [len(pool.running(worker_id)) for worker_id in range(3)] == [1, 0, 0]
+    pool.submit(held, 0, worker_id=2)
+    pool.answer(2)
+    assert pool.result(held) == 1
+    pool.die(1)
+    pool.make_ready(1)
+    pool.submit(held, 1, worker_id=1)
+    pool.answer(1)
+    assert pool.ended == []
+    pool.feed(m.Released(held))
+    assert sorted(pool.ended) == [(1, 1, "ask"), (2, 0, "ask")]
+
+
+def test_a_worker_that_stays_after_all_takes_shared_work_again() -> None:
+    pool, rules, held = StatePool(2), make_rules(), make_rules()
+    pool.feed(m.Held(held))
+    pool.feed(m.Resized(1))
+    pool.feed(m.Resized(2))
+    pool.feed(m.Released(held))
+    for item in range(2):
+        pool.submit(rules, item)
+    assert [len(pool.running(worker_id)) for worker_id in range(2)] == [1, 1]
+
+
+def test_a_pool_that_closes_does_not_wait_for_a_call_that_is_held() -> None:
+    pool = StatePool(2)
+    pool.feed(m.Held(make_rules()))
+    pool.feed(m.Resized(1))
+    pool.feed(m.CloseAsked())
+    pool.die(0)
+    pool.die(1)
+    assert pool.state.phase == "closed"
 
 
 def test_a_worker_that_was_to_go_may_stay() -> None:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from objproxy import ProxyPool, TaskTimeoutError, WorkerDiedError, WorkerInitError
 from objproxy._worker import platform
+from optional import need
 from targets import PATIENCE_SECONDS, Gate, poll_until
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).resolve().parent.parent
 

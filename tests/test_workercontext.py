@@ -205,6 +205,21 @@ def test_the_reductions_are_the_native_ones() -> None:
     assert all(getattr(reductions, name) is getattr(native, name) for name in reductions.__all__)
 
 
+def test_the_reductions_take_the_originals_keywords() -> None:
+    keywords = {
+        "average_reduction": "lst",
+        "dict_merge_reduction": "lst",
+        "flatten_reduction": "lst",
+        "set_union_reduction": "lst",
+    }
+    results = {"flatten_reduction": [[1], [2]], "set_union_reduction": [{1}, {2}], "dict_merge_reduction": [{1: 2}]}
+    for name in set(reductions.__all__) - {"ReductionComposition"}:
+        reduction, given = getattr(reductions, name), results.get(name, ["a", "b"] if "string" in name else [1, 2])
+        assert reduction(**{keywords.get(name, "arr"): given}) == reduction(results=given) == reduction(given)
+        with pytest.raises(TypeError):
+            reduction(nonsense=given)
+
+
 def test_combine_gets_the_sizes() -> None:
     with MultiWorker(total, 2, combine=lambda results, sizes: (results, sizes)) as run:
         assert run([1, 2, 3]) == ([3, 3], [2, 1])

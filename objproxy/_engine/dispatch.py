@@ -56,7 +56,7 @@ class Dispatcher:
 
     def share(self, batch: Batch) -> None:
         """Give a batch to whichever worker is free, or let it wait."""
-        if self._free and self._max_tasks is None and not self.shared.heap:
+        if self._free and self._limit(batch) is None and not self.shared.heap:
             self.send(self._free.popitem()[0], batch)
             return
         self.shared.push(batch)
@@ -84,7 +84,12 @@ class Dispatcher:
 
     def is_worn_out(self, record: WorkerRecord) -> bool:
         """Whether a worker has been sent as many items as it may run, or has outgrown its memory."""
-        return record.is_outgrown or (self._max_tasks is not None and record.n_assigned >= self._max_tasks)
+        limit = record.max_tasks
+        return record.is_outgrown or (limit is not None and record.n_assigned >= limit)
+
+    def _limit(self, batch: Batch) -> int | None:
+        """Return the items after which a worker is replaced that runs this batch."""
+        return self._max_tasks if batch.rules.max_tasks is None else batch.rules.max_tasks
 
     def serve(self, record: WorkerRecord) -> None:
         """Send a worker that is up what it can take."""
@@ -101,7 +106,8 @@ class Dispatcher:
             if record.inflight and not self._may_go_ahead(record, batch):
                 return
             queue.pop()
-            self.send(record, batch if self._max_tasks is None else self._cut_to_lifetime(record, batch, queue))
+            limit = self._limit(batch)
+            self.send(record, batch if limit is None else self._cut_to_lifetime(record, batch, queue, limit))
 
     def _next_queue(self, record: WorkerRecord) -> Backlog | None:
         """Return the queue whose head is next for `record`; None if both are empty."""
@@ -111,10 +117,12 @@ class Dispatcher:
             return record.queue
         return None if shared is None else self.shared
 
-    def _cut_to_lifetime(self, record: WorkerRecord, batch: Batch, queue: Backlog) -> Batch:
-        assert self._max_tasks is not None
-        room = self._max_tasks - record.n_assigned
-        if not batch.rules.is_task or batch.count <= room:
+    def _cut_to_lifetime(self, record: WorkerRecord, batch: Batch, queue: Backlog, limit: int) -> Batch:
+        if not batch.rules.is_task:
+            return batch
+        # Who has run more than a call allows, when calls before allowed more, runs one item of it and is replaced then.
+        room = max(1, limit - record.n_assigned)
+        if batch.count <= room:
             return batch
         queue.push(batch.cut(room, batch.count))
         return batch.cut(0, room)
@@ -138,6 +146,7 @@ class Dispatcher:
         """Send a batch to a worker."""
         self._seq += 1
         batch.seq = self._seq
+        record.max_tasks = self._limit(batch)
         if batch.rules.is_task:
             record.n_assigned += batch.count
         record.inflight.append(batch)

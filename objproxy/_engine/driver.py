@@ -16,7 +16,8 @@ A background thread, the *pump*, waits like any other while futures are pending 
 A thread between the worker and the caller would cost two more switches a call, and forking a process with threads is unsafe.
 
 Locks: `_lock` guards the state machine and every inbox; it is never held while waiting, or while code of the user runs.
-`_leading` is held by the leader. Who holds `_leading` may take `_lock`, never the other way round.
+`_leading` is held by the leader. Who holds `_leading` may take `_lock`, never the other way round. Callbacks of futures, and
+hooks (`outbox.py`), are called when both are let go: a leader that finds some due passes the lead on first.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from objproxy._engine import failures, forked
+from objproxy._engine import forked
 from objproxy._engine import messages as m
-from objproxy._engine.calls import Arrival, Call
+from objproxy._engine.calls import Call
 from objproxy._engine.interrupts import held, pass_on, waiting
 from objproxy._engine.messages import Batch
+from objproxy._engine.outbox import Outbox
+from objproxy._engine.performer import Performer, wake
 from objproxy._engine.pump import Pump
+from objproxy._engine.stacks import collect_stacks
 from objproxy._engine.state import PoolState
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
@@ -45,8 +48,11 @@ _logger = logging.getLogger("objproxy")
 #: Killed workers are gone within milliseconds; this is for those that the kernel cannot end.
 _KILL_SECONDS = 10.0
 
+#: Workers that are killed because the time of ``close()`` is over have this long to tell where they stand.
+_STACK_SECONDS = 0.1
 
-class Driver:
+
+class Driver(Performer):
     """Runs one pool.
 
     Parameters
@@ -55,12 +61,14 @@ class Driver:
         The rules.
     backend : Backend
         The workers.
+    outbox : Outbox or None
+        Where the back end puts hooks.
     """
 
-    def __init__(self, state: PoolState, backend: Backend) -> None:
-        self.state = state
-        self.backend = backend
-        self._now = backend.now
+    def __init__(self, state: PoolState, backend: Backend, outbox: Outbox | None = None) -> None:
+        outbox = outbox or Outbox()
+        super().__init__(state, backend, outbox.calls)
+        self._outbox = outbox
         self._owner_pid = os.getpid()
         self._is_inherited = False  # this is a forked child, where everything is refused
         self._lock = threading.Lock()
@@ -69,11 +77,7 @@ class Driver:
         self._forgotten: deque[Call] = deque()  # calls that were deleted at an awkward moment
         self._sleepers: list[threading.Lock] = []
         self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
-        self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
-        self._settling: list[Any] = []  # futures that are being set
-        self._warnings: list[m.Warn] = []  # logged outside of the lock
-        self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
-        self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
+        self._holders: dict[Call, int] = {}  # calls that keep workers in the pool, and their threads
         self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
         forked.tell(self)
 
@@ -88,6 +92,7 @@ class Driver:
             if future is not None:
                 future.forget_parent()
         self._background, self._resolved, self._settling = set(), [], []
+        self._outbox.forget_parent()
 
     # ---- for callers ----------------------------------------------------------------------------------------------------
 
@@ -131,6 +136,17 @@ class Driver:
         self._after_feeding()
 
     @held
+    def submit_to_all(self, make_batch: Callable[[int], Batch]) -> int:
+        """Hand in one batch for each worker; return their number, which cannot change between the two."""
+        self.check_usable()
+        with self._lock:
+            n_workers = self.state.n_workers
+            for worker_id in range(n_workers):
+                self._feed(m.Submitted(make_batch(worker_id)))
+        self._after_feeding()
+        return n_workers
+
+    @held
     def submit_future(self, batch: Batch) -> None:
         """Hand in the one batch of a call that has a future, and see that somebody will drive it."""
         call = batch.rules
@@ -155,29 +171,71 @@ class Driver:
     @held
     def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None, call: Call | None = None) -> bool:
         """Turn the engine, or sleep while another thread does, until ``is_true()``; False if the deadline came first."""
-        has_slept = False
+        has_slept, is_late, is_patient = False, False, self._outbox.runner is None
         try:
-            while not is_true():
+            while not is_late and not is_true():
                 if self._leading.acquire(blocking=False):
-                    self._leader = threading.get_ident()
-                    try:
-                        while not is_true():
-                            if not self._turn(deadline):
-                                return False
-                    finally:
-                        self._pass_lead_on()
+                    is_late = not self._lead(is_true, deadline)
                 elif self._leader == threading.get_ident():
-                    # A callback of a future, called by this very thread while it leads, uses the pool.
-                    if not self._turn(deadline):
-                        return False
+                    is_late = not self._turn_within(deadline)
                 else:
                     has_slept = True
-                    if not self._sleep(is_true, deadline, call):
-                        return False
-            return True
+                    is_late = not self._sleep(is_true, deadline, call)
+        except BaseException:
+            self._outbox.run()
+            raise
         finally:
             if has_slept:
                 self._wake_successor()
+        if (self._hooks or self._outbox.runner is not None) and (call is None or not call.outstanding):
+            self.finish_hooks(is_patient=is_patient)
+        return not is_late
+
+    def _lead(self, is_true: Callable[[], bool], deadline: float | None) -> bool:
+        """Turn the engine until ``is_true()``, or until code of the user is due, which is called without the lead.
+
+        `_leading` is held, and let go. Returns False if the deadline came first.
+        """
+        self._leader = threading.get_ident()
+        is_late = False
+        try:
+            while not (is_late or is_true()):
+                is_late = not self._turn(deadline)
+                if self._resolved or (self._hooks and self._outbox.is_due()):
+                    break
+        finally:
+            self._pass_lead_on()
+        if self._resolved or self._hooks:
+            self._call_user()
+        return not is_late
+
+    def _turn_within(self, deadline: float | None) -> bool:
+        """Turn the engine for code that this very thread runs while it leads: a method of a serial pool uses its pool."""
+        is_late = not self._turn(deadline)
+        self._resolve()
+        return not is_late
+
+    def _call_user(self) -> None:
+        """Call hooks and callbacks; neither lock is held. Reports of a task come before its result."""
+        try:
+            if self._hooks:
+                self._pump.step_aside()
+                self._outbox.run()
+        finally:
+            self._pump.run_callbacks(self._resolve)
+
+    def finish_hooks(self, *, is_patient: bool) -> None:
+        """Wait until the hooks have been called that are due now; the pump does not, for others wait for futures.
+
+        A caller is patient if its call began when no hook was being called.
+        """
+        if (self._hooks or self._outbox.runner is not None) and not self._pump.is_here():
+            self._outbox.finish(is_patient=is_patient)
+
+    @property
+    def is_calling_hooks(self) -> bool:
+        """Whether a thread is calling a hook."""
+        return self._outbox.runner is not None
 
     def look(self) -> None:
         """Take in what has happened meanwhile, without waiting; where another thread turns the engine, it does so anyway."""
@@ -196,6 +254,7 @@ class Driver:
             if not call.outstanding:
                 self._background.discard(call)
         self._after_feeding()
+        self._wake_leader()
 
     @held
     def forget(self, call: Call) -> None:
@@ -226,28 +285,39 @@ class Driver:
         self._pump.call()
 
     def _drive_for_futures(self) -> None:
-        self._resolve()
-        self.wait_until(lambda: not self._background and self.state.next_deadline() is None)
+        self._pump.run_callbacks(self._resolve)
+        self.wait_until(self._can_pump_rest)
+
+    def _can_pump_rest(self) -> bool:
+        if not self._pump.is_here():
+            return True
+        return not self._background and (self.state.next_deadline() is None or self.state.phase == "closed")
 
     @held
     def nudge(self, call: Call) -> None:
         """See that whoever waits for `call` looks again whether it has what it waits for."""
         with self._lock:
             if call.waiter is not None:
-                _wake(call.waiter)
-        if self._leading.locked():
+                wake(call.waiter)
+        self._wake_leader()
+
+    def _wake_leader(self) -> None:
+        if self._leading.locked() and self._leader != threading.get_ident():
             self.backend.wake()
 
     @held
     def drive_if_free(self, is_true: Callable[[], bool], deadline: float | None = None) -> None:
         """Turn the engine until ``is_true()`` or the deadline, unless another thread does so already."""
-        if self._leading.acquire(blocking=False):
-            self._leader = threading.get_ident()
-            try:
-                while not is_true() and self._turn(deadline):
-                    pass
-            finally:
-                self._pass_lead_on()
+        while not is_true():
+            if self._leading.acquire(blocking=False):
+                if not self._lead(is_true, deadline):
+                    return
+            elif self._leader != threading.get_ident() or not self._turn_within(deadline):
+                return
+
+    def is_owned_here(self) -> bool:
+        """Whether this process has made the pool, and is no forked child of that one."""
+        return os.getpid() == self._owner_pid
 
     @property
     def is_locked(self) -> bool:
@@ -259,26 +329,59 @@ class Driver:
         return self._lock.locked() or (self._leading.locked() and self._leader == threading.get_ident())
 
     @held
-    def resize(self, n_workers: int) -> None:
-        """Change the number of workers; those that go finish what they were given."""
-        self.check_usable()
+    def resize(self, n_workers: int, note: Callable[[], None]) -> None:
+        """Change the number of workers; those that go finish what they were given. ``note()`` is called just before."""
         with self._lock:
+            self.check_usable()
+            note()
             self._feed(m.Resized(n_workers))
+            for onlooker in self._onlookers:
+                wake(onlooker)
         self._after_feeding()
-
-    @held
-    def ask_for_stacks(self, worker_ids: Sequence[int]) -> None:
-        """Have workers tell where their threads stand; see `stacks.collect`."""
-        with self._lock:
-            self._feed(m.StacksAsked(worker_ids))
         self.backend.wake()
 
     @held
+    def hold(self, call: Call) -> int:
+        """Keep the workers that are there now until `release`; return their number."""
+        self.check_usable()
+        with self._lock:
+            self._holders[call] = threading.get_ident()
+            self._feed(m.Held(call))
+            return self.state.n_workers
+
+    @held
+    def release(self, call: Call) -> None:
+        """Let the workers go that stay for `call`."""
+        if self._holders.pop(call, None) is not None:
+            with self._lock:
+                self._feed(m.Released(call))
+
+    def is_holding(self) -> bool:
+        """Whether this thread is in a call that keeps workers in the pool."""
+        return threading.get_ident() in self._holders.values()
+
+    @held
+    def do_between(self, function: Callable[[], object]) -> None:
+        """Call something short while no worker is started and no event is taken in."""
+        with self._lock:
+            function()
+
+    @held
+    def ask_for_stacks(self, deadline: float) -> dict[int, str]:
+        """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
+        self.check_usable()
+        return collect_stacks(self, deadline)
+
+    @held
     def close(self, timeout: float | None = None) -> None:
-        """Finish what was submitted, end the workers politely; past `timeout` seconds kill them."""
+        """Finish what was submitted, end the workers politely; past `timeout` seconds kill them.
+
+        What has failed in their ends is in ``state.take_end_errors()`` then.
+        """
         if os.getpid() != self._owner_pid:
             return
         deadline = None if timeout is None else self.backend.now() + timeout
+        self.finish_hooks(is_patient=timeout is None)  # they may use the pool
         with self._lock:
             self._feed(m.CloseAsked())
         self._resolve()
@@ -288,21 +391,33 @@ class Driver:
             self.kill(PoolClosedError("the pool was killed, because closing it was interrupted"))
             raise
         if not is_closed:
-            self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"))
+            if any(record.end_step for record in list(self.state.workers.values())):
+                collect_stacks(self, self._now() + _STACK_SECONDS)  # for their errors
+            self.kill(PoolClosedError(f"the pool was killed, because it was not done {timeout} s after close()"), timeout)
         self.backend.close()
 
     @held
-    def kill(self, error: BaseException) -> None:
+    def kill(self, error: BaseException, seconds: float | None = None) -> None:
         """End every worker now; what has no outcome fails with a copy of `error`."""
         if os.getpid() != self._owner_pid:
             return
-        with self._lock:
-            self._feed(m.KillAsked(error))
-        self._resolve()
-        self.backend.wake()
+        self.take_in(m.KillAsked(error, seconds=seconds))
         # A worker that the kernel cannot end (it waits for a disk, say) must not hold the caller; the back end forgets it.
         self.wait_until(lambda: self.state.phase == "closed", self.backend.now() + _KILL_SECONDS)
         self.backend.close()
+
+    @held
+    def ask_to_leave(self, error: BaseException) -> None:
+        """End what runs, and have the workers run their exit functions; what has no outcome fails with a copy of `error`."""
+        if os.getpid() == self._owner_pid:
+            self.take_in(m.KillAsked(error, is_polite=True))
+
+    def take_in(self, event: m.Event) -> None:
+        """Take in an event that a caller has brought about, and see that the leader looks at what it has changed."""
+        with self._lock:
+            self._feed(event)
+        self._resolve()
+        self.backend.wake()
 
     # ---- the engine -----------------------------------------------------------------------------------------------------
 
@@ -326,11 +441,7 @@ class Driver:
             if next_timer is not None and next_timer <= self._now():
                 self._feed(m.Ticked())
             for onlooker in self._onlookers if events else ():
-                _wake(onlooker)
-        if self._resolved:
-            self._resolve()
-        if self._warnings:
-            self._warn()
+                wake(onlooker)
         return bool(events) or deadline is None or self._now() < deadline
 
     def _seconds_until(self, deadline: float | None) -> float | None:
@@ -340,102 +451,15 @@ class Driver:
         moments = [moment for moment in (timer, deadline) if moment is not None]
         return max(0.0, min(moments) - self._now())
 
-    def _feed(self, event: m.Event) -> None:
-        """Take one event in; `_lock` is held.
-
-        An exception in here leaves the rules half applied: the pool is broken then.
-        """
-        try:
-            self._perform_all(self.state.handle(event, self._now()))
-        except BaseException as exc:
-            self._break(exc)
-            raise
-
-    def _perform_all(self, actions: Sequence[m.Action]) -> None:
-        self._perform(actions)
-        while self._failed:  # one after another: each may lead to the next
-            self._perform(self.state.handle(self._failed.pop(0), self.backend.now()))
-
-    def _perform(self, actions: Sequence[m.Action]) -> None:
-        for action in actions:
-            kind = type(action)
-            if kind is m.Deliver:
-                self._deliver(action)  # type: ignore[arg-type]
-            elif kind is m.Send:
-                self._send(action)  # type: ignore[arg-type]
-            elif kind is m.Start:
-                self._start(*action)
-            elif kind is m.End:
-                self.backend.end(*action)
-            elif kind is m.Inspect:
-                self.backend.inspect(*action)
-            else:
-                self._warnings.append(action)  # type: ignore[arg-type]
-
-    def _start(self, worker_id: int, generation: int) -> None:
-        try:
-            self.backend.start(worker_id, generation)
-        except OSError as exc:  # no descriptors, no memory: an end of this worker alone
-            self._failed.append(m.StartFailed(worker_id, generation, exc))
-
-    def _send(self, action: m.Send) -> None:
-        batch = action.batch
-        payload = batch.payload
-        if payload.data is None:
-            # A piece of a larger batch that has to be sent again. It was pickled once, so it can only fail if the objects
-            # were changed since.
-            try:
-                payload.data = self.backend.encode(payload.operation)
-            except Exception as exc:
-                error = failures.argument(batch.rules.method, str, exc, batch.start)
-                self._failed.append(m.SendFailed(action.worker_id, batch.seq, error))
-                return
-        self.backend.send(action.worker_id, batch)
-
-    def _deliver(self, action: m.Deliver) -> None:
-        call = action.rules
-        assert isinstance(call, Call)
-        if not call.outstanding:
-            self._background.discard(call)
-        if call.on_done is not None and not action.has_failures and action.worker_id is not None:
-            call.on_done(action.worker_id)
-        if call.future is not None:
-            self._resolved.append((call.future, action.outcomes[0], action.worker_id))
-            return
-
-        if not call.is_dropped:
-            call.inbox.append(Arrival(action.start, action.outcomes, action.has_failures, action.worker_id))
-        if call.waiter is not None:
-            _wake(call.waiter)
-
-    def _resolve(self) -> None:
-        """Set futures, outside of the lock: their callbacks are the user's code and may call the pool."""
-        while self._resolved:
-            try:
-                future, outcome, worker_id = self._resolved.pop(0)
-            except IndexError:  # another thread took it
-                return
-            self._settling.append(future)
-            try:
-                future.settle(outcome, worker_id)
-            finally:
-                self._settling.remove(future)
-
-    def _warn(self) -> None:
-        """Log what is worth a warning, outside of the lock: handlers are the user's code."""
-        warnings, self._warnings = self._warnings, []
-        for warning in warnings:
-            _logger.warning("%s", failures.silence(warning), extra={"worker_id": warning.worker_id})
-
     def _break(self, exc: BaseException) -> None:
         """End everything because the engine itself failed, and tell everybody; `_lock` is held."""
         for action in self.state.handle(m.KillAsked(exc, is_broken=True), self.backend.now()):
             try:
                 self._perform([action])
-            except Exception:
-                _logger.exception("while ending a broken pool")
+            except Exception as error:
+                self._hooks.append((_tell_error, (error,)))
         for sleeper in self._sleepers:
-            _wake(sleeper)
+            wake(sleeper)
         with contextlib.suppress(RuntimeError):  # no thread can be started
             self._pump.call()  # to settle the futures: whoever is here leaves with `exc`
 
@@ -475,7 +499,8 @@ class Driver:
         self._leading.release()
         self._wake_successor()
         if not self._sleepers and self.state.next_deadline() is not None and not self._is_inherited:
-            self._pump.call()  # a worker has to be ended at its time though nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the program ends, and can start no thread
+                self._pump.call()  # a worker has to be ended at its time though nobody waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.
@@ -489,11 +514,8 @@ class Driver:
         with self._lock:
             # Where the pool has ended, or is about to, somebody may be waiting for just that.
             for sleeper in self._sleepers[:1] if self.state.phase == "open" else self._sleepers:
-                _wake(sleeper)
+                wake(sleeper)
 
 
-def _wake(sleeper: threading.Lock) -> None:
-    """Release a lock that only its owner acquires; once is enough."""
-    if sleeper.locked():
-        with contextlib.suppress(RuntimeError):  # another thread was faster
-            sleeper.release()
+def _tell_error(error: Exception) -> None:
+    _logger.error("while ending a broken pool", exc_info=error)

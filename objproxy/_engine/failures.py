@@ -16,6 +16,7 @@ from objproxy.errors import (
     RemoteError,
     RemoteTraceback,
     SharedMemoryFullError,
+    TaskTimeoutError,
     WorkerDiedError,
     WorkerInitError,
     describe_exit,
@@ -51,7 +52,38 @@ def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | 
         detail=event.detail,
         peak_rss=event.peak_rss,
         stack=event.trace,
+        advice="" if batch is None else batch.rules.advice,
     )
+
+
+#: What a worker does in a step of its end.
+END_STEPS = {
+    "asked": "it had not begun",
+    "finishing": "it was running the close() or __exit__ of its object",
+    "joining": "it was waiting for threads, executors or child processes of its object",
+    "leaving": "it was running its exit functions",
+}
+
+
+def death_at_end(record: WorkerRecord, event: m.Died, step: str, device: str | None) -> WorkerDiedError:
+    """Return the error for a worker that was asked to end and died before it had."""
+    return WorkerDiedError(
+        record.worker_id,
+        pid=event.pid,
+        device=device,
+        generation=record.generation,
+        exitcode=event.exitcode,
+        method="close" if step == "finishing" else None,
+        ending=END_STEPS[step],
+        detail=event.detail,
+        peak_rss=event.peak_rss,
+        stack=event.trace,
+    )
+
+
+def late_end(record: WorkerRecord, step: str, seconds: float) -> TaskTimeoutError:
+    """Return the error for a worker that was killed in the midst of its end, `seconds` after ``close(timeout=seconds)``."""
+    return TaskTimeoutError(record.worker_id, "close", None, seconds, record.stack, ending=END_STEPS[step])
 
 
 def death_in_constructor(event: m.Died, device: str | None) -> WorkerInitError:
@@ -72,7 +104,14 @@ def raised_in_constructor(worker_id: int, cause: BaseException, device: str | No
 
 def gone_worker(worker_id: int | None) -> MakeError:
     """Return the maker of errors for items that only a worker could run that has left the pool."""
-    return lambda _item: PoolBrokenError(f"worker {worker_id} is no longer part of this pool (see resize)")
+
+    def make_error(_item: int) -> BaseException:
+        detail = f"worker {worker_id} is no longer part of this pool (see resize); the other workers go on"
+        error = WorkerDiedError(-1 if worker_id is None else worker_id, started=False, detail=detail, is_replaced=False)
+        error.args = (detail,)
+        return error
+
+    return make_error
 
 
 def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[int, float], device: str | None) -> MakeError:
@@ -100,6 +139,18 @@ def quarantined_worker(record: WorkerRecord, method: str | None, limit: tuple[in
     return make_error
 
 
+def no_room(record: WorkerRecord, cause: BaseException, device: str | None) -> MakeError:
+    """Return the maker of errors for items that wait for a worker for which the system has had no room for long."""
+
+    def make_error(_item: int) -> BaseException:
+        reason = f"it cannot be started ({type(cause).__name__}: {cause}). It is tried again once a second; call again then"
+        error = WorkerInitError(record.worker_id, reason, device=device)
+        error.__cause__ = cause
+        return error
+
+    return make_error
+
+
 def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
     """Return the maker of errors for items that the end of the pool has cost."""
 
@@ -113,13 +164,6 @@ def ended_pool(failure: BaseException | None, *, is_broken: bool) -> MakeError:
         return error
 
     return make_error
-
-
-def silence(warning: m.Warn) -> str:
-    """Return the words for a worker that has been silent for long."""
-    worker_id, method, item, seconds = warning
-    where = "pool.dump_stacks() shows where it stands"
-    return f"worker {worker_id} has been silent for {seconds:.3g} s: it runs {method}, item {item}; {where}"
 
 
 def missing_answers(batch: Batch, worker_id: int) -> MakeError:

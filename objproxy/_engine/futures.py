@@ -73,8 +73,10 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error of the call, or None; `timeout` in seconds."""
+        is_patient = not self._driver.is_calling_hooks
         self._drive(timeout)
         error = super().exception(timeout)
+        self._driver.finish_hooks(is_patient=is_patient)
         if error is not None and error is self._refusal:
             raise error
         return error

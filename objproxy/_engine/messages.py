@@ -29,12 +29,21 @@ class Policy(NamedTuple):
         Which errors are worth another try.
     priority : int
         Larger goes first.
+    max_tasks : int or None
+        Items after which a worker that runs this call is replaced; None leaves that to the pool.
+    label : str
+        The name of the call in errors; "" for that of the method.
+    advice : str
+        What the error of a lost worker recommends; "" for the options of this library.
     """
 
     timeout: float | None = None
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = ()
     priority: int = 0
+    max_tasks: int | None = None
+    label: str = ""
+    advice: str = ""
 
 
 PLAIN = Policy()
@@ -47,10 +56,10 @@ class Rules:
     ----------
     method : str
         Name that errors give.
-    timeout, retries, retry_on, priority
+    timeout, retries, retry_on, priority, max_tasks, advice
         As in `Policy`.
     call_number : int
-        Number of the map in its pool, for the random streams of its items; 0 for everything else.
+        Number of the map, or of the task for any worker, in its pool, for random streams; 0 for everything else.
     needs_state : bool
         Whether the tasks count on what the object holds: a broadcast, ``pool[i]``, an attribute.
     is_task : bool
@@ -70,10 +79,12 @@ class Rules:
     """
 
     __slots__ = (
+        "advice",
         "call_number",
         "is_chore",
         "is_dropped",
         "is_task",
+        "max_tasks",
         "method",
         "n_queued",
         "needs_state",
@@ -95,8 +106,8 @@ class Rules:
         needs_state: bool = False,
         is_task: bool = True,
     ) -> None:
-        self.method = method
-        self.timeout, self.retries, self.retry_on, self.priority = policy
+        self.timeout, self.retries, self.retry_on, self.priority, self.max_tasks, label, self.advice = policy
+        self.method = label or method
         self.call_number = call_number
         self.needs_state = needs_state
         self.is_task = is_task
@@ -259,15 +270,44 @@ class StartFailed(NamedTuple):
 
     worker_id: int
     generation: int
-    error: OSError
+    error: Exception
+
+
+class Ending(NamedTuple):
+    """A worker that was asked to end tells its step: ``"finishing"``, ``"joining"`` or ``"leaving"``; see `endings`."""
+
+    worker_id: int
+    generation: int
+    step: str
+
+
+class EndFailed(NamedTuple):
+    """The object's own end, `method` (``close`` or ``__exit__``), has raised; its worker goes on ending."""
+
+    worker_id: int
+    generation: int
+    method: str
+    error: BaseException
 
 
 class Inspected(NamedTuple):
-    """A worker has told where its threads stand; "" if it could not."""
+    """A worker has told where its threads stand, "" if it could not; or it was not asked, since its task has time left.
+
+    Attributes
+    ----------
+    stack : str
+        The stacks of its threads.
+    activity : str or None
+        What its process does: ``"stopped"``, ``"running"`` or ``"sleeping"``; None if that is not known.
+    began : float or None
+        When its task began, if it was not asked; infinity if the arguments are still being unpickled.
+    """
 
     worker_id: int
     generation: int
     stack: str
+    activity: str | None = None
+    began: float | None = None
 
 
 class SendFailed(NamedTuple):
@@ -300,16 +340,43 @@ class CloseAsked(NamedTuple):
 
 
 class KillAsked(NamedTuple):
-    """End everything now; what has no outcome yet fails with `error`."""
+    """End everything now; what has no outcome yet fails with `error`.
+
+    Attributes
+    ----------
+    error : BaseException
+        Why.
+    is_broken : bool
+        Whether the pool has failed.
+    is_polite : bool
+        Whether workers may run their exit functions: those that are idle are asked to leave, what runs is interrupted. Another
+        event, without this, ends it.
+    seconds : float or None
+        The time-out of ``close()`` that has passed.
+    """
 
     error: BaseException
     is_broken: bool = False
+    is_polite: bool = False
+    seconds: float | None = None
 
 
 class Resized(NamedTuple):
     """The pool shall have `n_workers` workers."""
 
     n_workers: int
+
+
+class Held(NamedTuple):
+    """A call submits more than once: the workers of now stay until it is `Released`, also if the pool shrinks meanwhile."""
+
+    rules: Rules
+
+
+class Released(NamedTuple):
+    """A call that was `Held` has ended."""
+
+    rules: Rules
 
 
 Event = (
@@ -322,6 +389,8 @@ Event = (
     | Outgrown
     | Died
     | StartFailed
+    | Ending
+    | EndFailed
     | Inspected
     | StacksAsked
     | Cancelled
@@ -329,6 +398,8 @@ Event = (
     | CloseAsked
     | KillAsked
     | Resized
+    | Held
+    | Released
 )
 
 # ---- actions: what shall be done -------------------------------------------------------------------------------------
@@ -349,7 +420,11 @@ class Send(NamedTuple):
 
 
 class End(NamedTuple):
-    """End a worker: ``"ask"`` it, when it has done what it was sent; ``"interrupt"`` what it runs; or ``"kill"`` it."""
+    """End a worker.
+
+    ``"ask"`` it, when it has done what it was sent; have it ``"leave"`` without the object's own end; ``"interrupt"`` what it
+    runs; or ``"kill"`` it.
+    """
 
     worker_id: int
     generation: int
@@ -357,11 +432,15 @@ class End(NamedTuple):
 
 
 class Inspect(NamedTuple):
-    """Have a worker tell where its threads stand; if this `is_last_call`, with what it has told so far, at once."""
+    """Have a worker tell where its threads stand; if this `is_last_call`, with what it has told so far, at once.
+
+    With a `limit`, only if its task has run for so many seconds.
+    """
 
     worker_id: int
     generation: int
     is_last_call: bool = False
+    limit: float | None = None
 
 
 class Warn(NamedTuple):
@@ -371,6 +450,24 @@ class Warn(NamedTuple):
     method: str
     item: int
     seconds: float
+
+
+class WarnOfEnd(NamedTuple):
+    """Say that a worker takes long to end, in which step it is, and whether it is killed for that."""
+
+    worker_id: int
+    step: str
+    seconds: float
+    activity: str | None
+    stack: str
+    is_killed: bool
+
+
+class TellEndFailed(NamedTuple):
+    """Say that the end of a worker that was recycled, or has left the pool, has failed."""
+
+    worker_id: int
+    error: BaseException
 
 
 class Deliver(NamedTuple):
@@ -383,7 +480,7 @@ class Deliver(NamedTuple):
     worker_id: int | None
 
 
-Action = Start | Send | End | Deliver | Inspect | Warn
+Action = Start | Send | End | Deliver | Inspect | Warn | WarnOfEnd | TellEndFailed
 
 __all__ = [
     "Action",
@@ -393,13 +490,17 @@ __all__ = [
     "Deliver",
     "Died",
     "End",
+    "EndFailed",
+    "Ending",
     "Event",
     "Failure",
+    "Held",
     "InitFailed",
     "KillAsked",
     "Outgrown",
     "Payload",
     "Ready",
+    "Released",
     "Replied",
     "Resized",
     "Rules",

@@ -64,6 +64,8 @@ class ItemSource:
         What an iterable raised; the items before it are good.
     is_exhausted : bool
         Whether there is nothing more.
+    is_endless : bool
+        Whether all iterables are known to be endless.
     """
 
     def __init__(self, method: str, args: Sequence[Iterable[Any]], kwargs: Mapping[str, Iterable[Any]]) -> None:
@@ -84,6 +86,7 @@ class ItemSource:
         self.error: BaseException | None = None
         self.is_exhausted = False
         self.total = _shortest_length(iterables)
+        self.is_endless = all(map(_is_endless, iterables))
         self._names = tuple(kwargs)
         self._constants = _find_constants(iterables)
         varying = [iterable for position, iterable in enumerate(iterables) if position not in self._constants]
@@ -135,9 +138,15 @@ def _find_constants(iterables: Sequence[Iterable[Any]]) -> dict[int, Constant]:
     found = {
         position: Constant(next(iterable))
         for position, iterable in enumerate(iterables)
-        if type(iterable) is itertools.repeat and _length(iterable) is None
+        if type(iterable) is itertools.repeat and _is_endless(iterable)
     }
     return found if len(found) < len(iterables) else {}
+
+
+def _is_endless(iterable: Iterable[Any]) -> bool:
+    if type(iterable) is itertools.repeat:
+        return _length(iterable) is None
+    return type(iterable) in (itertools.count, itertools.cycle)
 
 
 def _argument_name(position: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -31,15 +32,46 @@ class Pump:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_away = False  # it calls code of the user, which may wait for a future that nobody else drives
 
     def call(self) -> None:
         """See that it runs."""
         with self._lock:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
-                thread.start()  # this may fail, for want of threads; then the next call tries again
-                self._thread = thread
+            if self._thread is None or self._is_away:
+                self._is_away = False
+                self._thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
+                try:
+                    self._thread.start()
+                except BaseException:  # for want of threads; the next call tries again
+                    self._thread = None
+                    raise
         self._wanted.set()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is the pump."""
+        return self._thread is threading.current_thread()
+
+    def run_callbacks(self, callbacks: Callable[[], None]) -> None:
+        """Call code of the user; if this is the pump's thread, another takes over as soon as one is called for meanwhile."""
+        if not self.is_here():
+            callbacks()
+            return
+        self._is_away = True
+        try:
+            callbacks()
+        finally:
+            with self._lock:
+                if self.is_here():
+                    self._is_away = False
+
+    def step_aside(self) -> None:
+        """Let another thread take over at once, if this is the pump's: it is about to call a hook, which may take long."""
+        if self.is_here():
+            with self._lock:
+                self._thread = None
+            if self._is_needed():
+                with contextlib.suppress(RuntimeError):  # no thread can be started
+                    self.call()
 
     def _run(self) -> None:
         while True:
@@ -48,6 +80,10 @@ class Pump:
                 self._turn()
             except BaseException as exc:  # also an exit of a hook or a callback of the user's: waiting futures need this thread
                 log_error(_logger, "turning the engine of a pool failed", exc)
+            if not self.is_here():  # another has taken over, or will
+                if self._is_needed():
+                    self.call()
+                return
             if self._is_needed() or self._wanted.wait(_LINGER_SECONDS):
                 continue
             with self._lock:

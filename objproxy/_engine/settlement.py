@@ -9,7 +9,8 @@ Rules that live here:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from objproxy._engine import failures
@@ -17,9 +18,12 @@ from objproxy._engine import messages as m
 from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.watch import loading_limit
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import TaskTimeoutError
 from objproxy.handling import matches
+
+_N_SLOWEST = 5
 
 
 class Settlement:
@@ -33,12 +37,18 @@ class Settlement:
         Where an item waits that is sent again.
     describe : callable
         Gives the text for a worker's device, for errors.
+
+    Attributes
+    ----------
+    slowest : list
+        A heap of (seconds, method, item, worker_id): the slowest items.
     """
 
     def __init__(self, ledger: Ledger, dispatcher: Dispatcher, describe: Callable[[int], str | None]) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._describe = describe
+        self.slowest: list[tuple[float, str, int, int]] = []
 
     @staticmethod
     def may_retry(batch: Batch, error: BaseException) -> bool:
@@ -82,12 +92,29 @@ class Settlement:
         self._dispatcher.end_head(record, batch)
         if record.inflight:
             self._dispatcher.begin_head(record, record.inflight[0])
+        seconds /= batch.count
+        if len(self.slowest) < _N_SLOWEST or seconds > self.slowest[0][0]:
+            self._note_slow(seconds, batch, record)
+
+    def _note_slow(self, seconds: float, batch: Batch, record: WorkerRecord) -> None:
+        heapq.heappush(self.slowest, (seconds, batch.rules.method, batch.start, record.worker_id))
+        if len(self.slowest) > _N_SLOWEST:
+            heapq.heappop(self.slowest)
 
     def take_head(self, record: WorkerRecord) -> Batch:
         """Take the oldest batch off a worker that will not answer it."""
         batch = record.inflight.popleft()
         self._dispatcher.end_head(record, batch)
         return batch
+
+    def take_all(self, records: Iterable[WorkerRecord]) -> list[Batch]:
+        """Take all that was submitted off the queues and the workers, because the pool ends."""
+        batches = self._dispatcher.shared.take_all()
+        for record in records:
+            while record.inflight:
+                batches.append(self.take_head(record))
+            batches += record.queue.take_all()
+        return sorted(batches)
 
     def take_apart(self, record: WorkerRecord, batch: Batch) -> None:
         """Have the items of a batch sent one by one: its arguments cannot be unpickled, and nobody knows whose they are."""
@@ -135,10 +162,13 @@ class Settlement:
         """Fail or retry the oldest batch of a worker, which has run too long and whose threads stand at `stack`."""
         batch = self.take_head(record)
         rules = batch.rules
-        seconds = rules.timeout or 0.0
+        limit = rules.timeout or 0.0
+        seconds, is_loading = loading_limit(limit) if record.is_loading else limit, record.is_loading
 
         def make_error(item: int) -> BaseException:
-            return TaskTimeoutError(record.worker_id, rules.method, item, seconds, stack)
+            return TaskTimeoutError(
+                record.worker_id, rules.method, item, seconds, stack, is_loading=is_loading, advice=rules.advice
+            )
 
         if self.may_retry(batch, make_error(batch.start)):
             self._dispatcher.put_back(batch.cut(batch.received, batch.count, batch.attempts + 1), record)

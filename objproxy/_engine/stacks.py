@@ -1,15 +1,31 @@
-"""Ask every worker of a pool where its threads stand, and wait for the answers."""
+"""Ask all workers where their threads stand."""
 
 from __future__ import annotations
 
-from objproxy._engine.driver import Driver
+from collections.abc import Callable
+from typing import Protocol
+
+from objproxy._engine import messages as m
+from objproxy._engine.state import PoolState
 from objproxy._engine.watch import LOOK_SECONDS
 from objproxy._engine.workers import WorkerRecord
+from objproxy.backends.base import Backend
 
 
-def collect(driver: Driver, deadline: float) -> dict[int, str]:
+class _Driver(Protocol):
+    """The part of `Driver` that is needed here."""
+
+    state: PoolState
+    backend: Backend
+
+    def take_in(self, event: m.Event) -> None: ...
+
+    def wait_until(self, is_true: Callable[[], bool], deadline: float | None = None) -> bool: ...
+
+
+def collect_stacks(driver: _Driver, deadline: float) -> dict[int, str]:
     """Return where the threads of each worker stand; "" for one that has not told by the deadline."""
-    driver.check_usable()
+    now = driver.backend.now
     before = {record: record.n_stacks for record in list(driver.state.workers.values())}
 
     def has_told(record: WorkerRecord) -> bool:
@@ -20,8 +36,8 @@ def collect(driver: Driver, deadline: float) -> dict[int, str]:
         return [record.worker_id for record in before if not has_told(record) and record.phase not in over]
 
     while worker_ids := silent():
-        driver.ask_for_stacks(worker_ids)
-        driver.wait_until(lambda: not silent(), min(deadline, driver.backend.now() + LOOK_SECONDS))
-        if driver.backend.now() >= deadline:
+        driver.take_in(m.StacksAsked(worker_ids))
+        driver.wait_until(lambda: not silent(), min(deadline, now() + LOOK_SECONDS))
+        if now() >= deadline:
             break
     return {record.worker_id: record.stack if has_told(record) else "" for record in before}

@@ -8,7 +8,9 @@ This module holds the life of the workers and of the pool. Its neighbours hold t
 - ``dispatch``: who runs which batch, and when it is sent;
 - ``settlement``: what becomes of items that were sent: answered, tried again, lost;
 - ``ledger``: counts the items, so that each ends exactly once;
-- ``watch``: what is done about workers that take too long or fall silent.
+- ``watch``: what is done about workers that take too long or fall silent;
+- ``endings``: what is expected of a worker that was asked to end;
+- ``shortage``: what is done about workers for which the system has no room.
 
 Rules that live here:
 
@@ -26,21 +28,20 @@ all workers, and the end of the pool at all batches.
 from __future__ import annotations
 
 import copy
-import heapq
 from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._engine.dispatch import Dispatcher
+from objproxy._engine.endings import END_SECONDS, Endings
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
+from objproxy._engine.shortage import Shortage, is_passing
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
-
-_N_SLOWEST = 5
 
 #: Why the pool ended a worker. This one counts for the restart limit, as the constructor's failure that it is.
 _INIT_TIMED_OUT = "init timed out"
@@ -77,7 +78,7 @@ class PoolState:
     n_starting : int
         Workers that are building their objects.
     slowest : list
-        A heap of (seconds, method, item, worker_id): the slowest items.
+        As `Settlement.slowest`.
     """
 
     def __init__(
@@ -96,7 +97,6 @@ class PoolState:
         self.removed: dict[int, WorkerRecord] = {}
         self.n_workers = n_workers
         self.n_starting = 0
-        self.slowest: list[tuple[float, str, int, int]] = []
         self._max_restarts = max_restarts
         self._init_timeout = init_timeout
         self._describe = describe
@@ -104,11 +104,16 @@ class PoolState:
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
+        self._shortage = Shortage(self._ledger, self._watch, self._shared, describe)
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
+        self.slowest = self._settlement.slowest
+        self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
+        self.take_end_errors = self._endings.take_errors
         self._limits, self._silences = self._watch.limits, self._watch.silences
         self._deadline: float | None = None
         self._n_quarantined = 0
-        self._is_finishing = False
+        self._is_finishing = self._is_leaving = False
+        self._holds: dict[m.Rules, int] = {}  # calls that need their workers to the end, and how many those are
         self._make_ending_error = failures.ended_pool(None, is_broken=False)
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Submitted: self._on_submitted,
@@ -120,6 +125,8 @@ class PoolState:
             m.SendFailed: self._on_send_failed,
             m.Outgrown: self._on_outgrown,
             m.Died: self._on_died,
+            m.Ending: self._endings.on_ending,
+            m.EndFailed: self._endings.on_failed,
             m.Inspected: self._on_inspected,
             m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
@@ -127,6 +134,8 @@ class PoolState:
             m.CloseAsked: self._on_close_asked,
             m.KillAsked: self._on_kill_asked,
             m.Resized: self._on_resized,
+            m.Held: self._on_held,
+            m.Released: self._on_released,
         }
 
     def begin(self, now: float) -> list[m.Action]:
@@ -203,10 +212,10 @@ class PoolState:
         record.phase = "idle"
         if self._dispatcher.is_worn_out(record):
             self._end(record, "recycled", "ask")
-        elif record.is_retiring:
-            self._end(record, "resized", "ask")
         elif self._is_finishing:
             self._end(record, "closed", "ask")
+        elif record.is_retiring:
+            self._retire(record)
         else:
             self._dispatcher.list_free(record)
 
@@ -224,11 +233,7 @@ class PoolState:
             self._watch.hear_from(record)
             return
 
-        seconds = event.seconds
-        settlement.finish(record, batch, seconds)
-        seconds /= batch.count
-        if len(self.slowest) < _N_SLOWEST or seconds > self.slowest[0][0]:
-            self._note_slow(seconds, batch, record)
+        settlement.finish(record, batch, event.seconds)
         if record.phase == "busy":
             self._serve(record)
 
@@ -249,11 +254,6 @@ class PoolState:
             if record.phase == "idle":
                 self._dispatcher.forget_free(record)
                 self._serve(record)
-
-    def _note_slow(self, seconds: float, batch: Batch, record: WorkerRecord) -> None:
-        heapq.heappush(self.slowest, (seconds, batch.rules.method, batch.start, record.worker_id))
-        if len(self.slowest) > _N_SLOWEST:
-            heapq.heappop(self.slowest)
 
     def _on_send_failed(self, event: m.SendFailed) -> None:
         record = self.workers.get(event.worker_id)
@@ -277,13 +277,14 @@ class PoolState:
     # ---- workers come and go -----------------------------------------------------------------------------------------
 
     def _add_worker(self, worker_id: int) -> None:
-        record = self.removed.pop(worker_id, None)
+        record = self.removed.get(worker_id)
         if record is None:
             record = WorkerRecord(worker_id)
             record.created_at = self._ledger.now
         else:
             record.come_back(self._ledger.now)
-        self.workers[worker_id] = record
+        self.workers[worker_id] = record  # before it leaves the other: an observer takes no lock and shall find it
+        self.removed.pop(worker_id, None)
         self._start(record)
 
     def _start(self, record: WorkerRecord) -> None:
@@ -305,10 +306,17 @@ class PoolState:
     def _on_init_failed(self, event: m.InitFailed) -> None:
         record = self._find(event.worker_id, event.generation)
         if record is not None and record.phase == "starting":
+            self._watch.expect(record, END_SECONDS)
             self._fail_init(record, event.error)
 
     def _on_start_failed(self, event: m.StartFailed) -> None:
-        """Take it for a death in the constructor, with a cause of its own."""
+        """Start it later, if the lack may pass; else take it for a death in the constructor, with a cause of its own."""
+        record = self._find(event.worker_id, event.generation)
+        if record is not None and self.phase != "starting" and is_passing(event.error):
+            self._leave(record, "gone")
+            self._shortage.wait(record, event.error, self.workers)
+            self._deadline = self._watch.next_deadline()
+            return
         self._on_init_failed(m.InitFailed(*event))
         self._on_died(m.Died(event.worker_id, event.generation))
 
@@ -324,6 +332,7 @@ class PoolState:
             return
 
         reason, was_starting = record.end_reason, record.phase == "starting"
+        self._endings.note_death(record, event)
         self._leave(record, "gone")
         record.exitcode = event.exitcode
         record.n_failed_starts += was_starting
@@ -349,23 +358,27 @@ class PoolState:
         record.phase = phase
         self._watch.forget(record)
 
-    def _replace(self, record: WorkerRecord, *, is_failure: bool) -> None:
+    def _replace(self, record: WorkerRecord, *, is_failure: bool, is_new: bool = True) -> None:
         """Start the successor of a worker that is gone, if it shall have one."""
-        if record.is_retiring or self._is_finishing or self.phase not in ("starting", "open", "closing"):
+        has_left = record.is_retiring and not self._is_needed(record)
+        if has_left or self._is_finishing or self.phase not in ("starting", "open", "closing"):
             self._remove(record)
         elif is_failure and record.has_died_too_often(self._ledger.now, self._max_restarts):
             self._quarantine(record)
         else:
-            record.generation += 1
+            record.generation += is_new
             record.init_error = None
             self._start(record)
 
     def _quarantine(self, record: WorkerRecord) -> None:
-        record.phase = "quarantined"
-        self._n_quarantined += 1
         for batch in record.queue.take_all():
             self._ledger.fail(batch, 0, batch.count, self._quarantined(record, batch), record.worker_id)
-        self._break_if_all_quarantined(record)
+        if record.is_retiring:
+            self._remove(record)
+        else:
+            record.phase = "quarantined"
+            self._n_quarantined += 1
+            self._break_if_all_quarantined(record)
 
     def _quarantined(self, record: WorkerRecord, batch: Batch | None) -> failures.MakeError:
         method = None if batch is None else batch.rules.method
@@ -381,6 +394,8 @@ class PoolState:
         record.end_reason = reason
         if how == "interrupt":
             self._watch.expect(record, GRACE_SECONDS)
+        elif how == "ask":
+            self._endings.begin(record)
         self._ledger.actions.append(m.End(record.worker_id, record.generation, how))
 
     def _remove(self, record: WorkerRecord) -> None:
@@ -389,21 +404,24 @@ class PoolState:
         self._n_quarantined -= record.phase == "quarantined"
         record.phase = "gone"
         record.ended_at = self._ledger.now
-        if self.workers.pop(record.worker_id, None) is not None:
-            self.removed[record.worker_id] = record
+        self.removed[record.worker_id] = record
+        self.workers.pop(record.worker_id, None)
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
+        for record in self._shortage.take_due(self.workers):
+            self._replace(record, is_failure=False, is_new=False)
 
     def _on_stacks_asked(self, event: m.StacksAsked) -> None:
-        for worker_id in event.worker_ids:
-            record = self.workers.get(worker_id)
-            if record is not None and record.phase not in ("gone", "quarantined"):
-                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+        self._watch.ask_for_stacks(self.workers.get(worker_id) for worker_id in event.worker_ids)
 
     def _on_inspected(self, event: m.Inspected) -> None:
         record = self._find(event.worker_id, event.generation)
         if record is None:
+            return
+        if event.began is not None:
+            if record.n_looks and record.phase == "busy":
+                self._watch.grant_rest(record, event.began)
             return
         record.stack = event.stack
         record.n_stacks += 1
@@ -412,6 +430,8 @@ class PoolState:
         elif record.n_looks and record.phase == "busy":
             self._settlement.time_out(record, event.stack)
             self._end(record, "timed out", "interrupt")
+        elif record.n_looks and record.end_step:
+            self._endings.look(record, event)
 
     def _time_out_init(self, record: WorkerRecord, stack: str) -> None:
         reason = f"its constructor took longer than init_timeout={self._init_timeout:g} s"
@@ -434,7 +454,7 @@ class PoolState:
             for record in list(self.workers.values()):
                 if record.phase == "idle":
                     self._end(record, "closed", "ask")
-                elif record.phase == "quarantined":
+                elif record.phase in ("quarantined", "gone"):
                     self._remove(record)
         if not self.workers:
             self.phase = "closed"
@@ -442,32 +462,29 @@ class PoolState:
     def _on_close_asked(self, _event: m.CloseAsked) -> None:
         if self.phase in ("starting", "open"):
             self.phase = "closing"
+            self._endings.is_closing = True
 
     def _break(self, cause: BaseException) -> None:
         """No worker can be kept alive."""
         self._on_kill_asked(m.KillAsked(cause, is_broken=True))
 
     def _on_kill_asked(self, event: m.KillAsked) -> None:
-        if self.phase in ("killed", "broken", "closed"):
+        if self.phase in ("killed", "broken", "closed") and not (self._is_leaving and self.phase == "killed"):
             return
+        self._is_leaving = event.is_polite
         self.phase = "broken" if event.is_broken else "killed"
         self.failure = event.error
         self._make_ending_error = failures.ended_pool(event.error, is_broken=event.is_broken)
-        for batch in self._take_all_batches():
+        for batch in self._settlement.take_all(self.workers.values()):
             self._ledger.fail(batch, batch.received, batch.count, self._make_ending_error, batch.worker_id)
         for record in list(self.workers.values()):
             if record.phase in ("quarantined", "gone"):
                 self._remove(record)
-            else:
+            elif not event.is_polite or record.phase == "starting":
+                self._endings.time_out(record, event.seconds)
                 self._end(record, "killed", "kill")
-
-    def _take_all_batches(self) -> list[Batch]:
-        batches = self._shared.take_all()
-        for record in self.workers.values():
-            while record.inflight:
-                batches.append(self._settlement.take_head(record))
-            batches += record.queue.take_all()
-        return sorted(batches)
+            elif record.phase != "ending":
+                self._end(record, "killed", "leave" if record.phase == "idle" else "interrupt")
 
     def _on_resized(self, event: m.Resized) -> None:
         """Add workers, or let those of the highest numbers go when they have done what they were given."""
@@ -479,11 +496,36 @@ class PoolState:
                 self._add_worker(worker_id)
         for record in list(self.workers.values()):
             record.is_retiring = record.worker_id >= event.n_workers
-            if record.is_retiring and record.phase == "idle":
-                self._end(record, "resized", "ask")
+            if record.phase == "gone":  # it waits for room
+                if record.is_retiring and not self._is_needed(record):
+                    self._remove(record)
             elif record.is_retiring and record.phase == "quarantined":
                 self._remove(record)
+            elif record.phase == "idle":
+                self._serve(record)
         self._break_if_all_quarantined(self.workers[0])
+
+    def _retire(self, record: WorkerRecord) -> None:
+        """End an idle worker that shall go, unless a call needs it still."""
+        self._dispatcher.forget_free(record)
+        if not self._is_held(record):
+            self._end(record, "resized", "ask")
+
+    def _is_needed(self, record: WorkerRecord) -> bool:
+        """Return whether there is something that only this worker, which shall go, may run."""
+        return record.end_reason != "resized" and (record.queue.head() is not None or self._is_held(record))
+
+    def _is_held(self, record: WorkerRecord) -> bool:
+        return any(record.worker_id < n_workers for n_workers in self._holds.values())
+
+    def _on_held(self, event: m.Held) -> None:
+        self._holds[event.rules] = self.n_workers
+
+    def _on_released(self, event: m.Released) -> None:
+        self._holds.pop(event.rules, None)
+        for record in list(self.workers.values()):
+            if record.is_retiring and record.phase == "idle":
+                self._retire(record)
 
     def _find(self, worker_id: int, generation: int) -> WorkerRecord | None:
         record = self.workers.get(worker_id)

@@ -16,6 +16,7 @@ from objproxy._engine.interrupts import held
 from objproxy._engine.mapping import MapRun, ResultIterator, collect
 from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.payload import Payload
+from objproxy._engine.stay import Stay
 from objproxy._engine.stream_run import StreamRun, TaskQueue
 from objproxy._worker.wire import Operation
 
@@ -37,10 +38,10 @@ class Verbs:
     def __init__(self, driver: Driver, explain: Explain) -> None:
         self._driver = driver
         self._explain = explain
-        # Numbers the maps of this pool, so that each has random streams of its own; 0 means no map.
+        # Numbers the fan-outs of this pool, so that each has random streams of its own; 0 means none.
         self._call_numbers = itertools.count(1)
 
-    def encode(self, operation: Operation) -> Payload:
+    def encode(self, operation: Operation, label: str = "") -> Payload:
         """Pickle the arguments of a call.
 
         Raises
@@ -51,12 +52,12 @@ class Verbs:
         try:
             return Payload(operation, self._driver.backend.encode(operation))
         except Exception as exc:
-            error = failures.argument(operation.name, functools.partial(self._explain, operation, exc), exc)
+            error = failures.argument(label or operation.name, functools.partial(self._explain, operation, exc), exc)
             raise error from error.__cause__
 
     def one(self, worker_id: int, operation: Operation, policy: Policy = PLAIN, *, is_task: bool = True) -> Any:
         """Carry out one operation on one worker; return its outcome."""
-        payload = self.encode(operation)
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         self._carry_out(call, [Batch(call, 0, 1, payload, worker_id)])
         return call.inbox[0].outcomes[0]
@@ -78,22 +79,25 @@ class Verbs:
 
     def every(
         self,
-        worker_ids: Sequence[int],
         operation: Operation,
         policy: Policy = PLAIN,
         *,
         is_task: bool = True,
+        on_begin: Callable[[int], None] = lambda _n_workers: None,
         on_arrival: OnArrival = lambda _arrival: None,
         on_done: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Carry out one operation on each of the workers exactly once; return the outcomes in their order."""
-        payload = self.encode(operation)
+        """Carry out one operation exactly once on each worker; return the outcomes in the order of the workers.
+
+        These are the workers of the pool at the moment of submission, whatever becomes of its size before or after that.
+        """
+        payload = self.encode(operation, policy.label)
         call = Call(operation.name, policy, needs_state=True, is_task=is_task)
         call.on_done = on_done
-        batches = [Batch(call, place, 1, payload, worker_id) for place, worker_id in enumerate(worker_ids)]
-        outcomes: list[Any] = [None] * len(worker_ids)
         try:
-            self._driver.submit(batches)
+            n_workers = self._driver.submit_to_all(lambda worker_id: Batch(call, worker_id, 1, payload, worker_id))
+            outcomes: list[Any] = [None] * n_workers
+            on_begin(n_workers)
             while call.outstanding or call.inbox:
                 self._driver.wait_for(call)
                 for arrival in call.take():
@@ -113,8 +117,10 @@ class Verbs:
         worker_id: int | None = None,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
-        payload = self.encode(operation)
-        call = Call(operation.name, policy, needs_state=worker_id is not None)
+        payload = self.encode(operation, policy.label)
+        # A task for any worker has random streams of its own, as an item of a map has.
+        call_number = next(self._call_numbers) if worker_id is None else 0
+        call = Call(operation.name, policy, needs_state=worker_id is not None, call_number=call_number)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
         return future
@@ -159,9 +165,7 @@ class Verbs:
         """Run a map to its end; return the outcomes in order, in consecutive pieces."""
         return collect(run, on_arrival)
 
-    def dedicated(
-        self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, policy: Policy = PLAIN
-    ) -> list[Sequence[Any]]:
+    def dedicated(self, source: plan.ItemSource, on_arrival: OnArrival, policy: Policy = PLAIN) -> list[Sequence[Any]]:
         """Send item i to worker i; as many items as workers.
 
         Raises
@@ -169,39 +173,40 @@ class Verbs:
         ValueError
             Their numbers differ.
         """
-        if source.total is not None and source.total != len(worker_ids):
-            raise _wrong_length(source.total, len(worker_ids))
-        payloads = [payload for _ in range(len(worker_ids) + 1) if (payload := source.pull(1)) is not None]
-        if source.error is not None:
-            raise source.error
-        if len(payloads) != len(worker_ids):
-            raise _wrong_length(
-                f"{len(payloads)} or more" if len(payloads) > len(worker_ids) else len(payloads), len(worker_ids)
-            )
         call = self._pinned_call(source, policy)
-        return self._round(call, 0, payloads, worker_ids, on_arrival)
+        with self.staying(call) as stay:
+            n_workers = stay.n_workers
+            if source.total is not None and source.total != n_workers:
+                raise _wrong_length(source.total, n_workers)
+            payloads = [payload for _ in range(n_workers + 1) if (payload := source.pull(1)) is not None]
+            if source.error is not None:
+                raise source.error
+            if len(payloads) != n_workers:
+                raise _wrong_length(f"{len(payloads)} or more" if len(payloads) > n_workers else len(payloads), n_workers)
+            return self._round(call, 0, payloads, on_arrival)
 
-    def rounds(
-        self, source: plan.ItemSource, worker_ids: Sequence[int], on_arrival: OnArrival, policy: Policy = PLAIN
-    ) -> list[Sequence[Any]]:
+    def rounds(self, source: plan.ItemSource, on_arrival: OnArrival, policy: Policy = PLAIN) -> list[Sequence[Any]]:
         """Send item i to worker ``i % n``, in rounds; no round starts before the last has ended."""
         call = self._pinned_call(source, policy)
         pieces: list[Sequence[Any]] = []
-        while not source.is_exhausted:
-            start = source.n_pulled
-            payloads = [payload for _ in worker_ids if (payload := source.pull(1)) is not None]
-            pieces += self._round(call, start, payloads, worker_ids[: len(payloads)], on_arrival)
+        with self.staying(call) as stay:
+            while not source.is_exhausted:
+                start = source.n_pulled
+                payloads = [payload for _ in range(stay.n_workers) if (payload := source.pull(1)) is not None]
+                pieces += self._round(call, start, payloads, on_arrival)
         if source.error is not None:
             raise source.error
         return pieces
 
+    def staying(self, call: Call | None = None) -> Stay:
+        """Return a block in which the workers of now stay, also if the pool shrinks meanwhile."""
+        return Stay(self._driver, call or Call("stay"))
+
     def _pinned_call(self, source: plan.ItemSource, policy: Policy) -> Call:
         return Call(source.method, policy, call_number=next(self._call_numbers))
 
-    def _round(
-        self, call: Call, start: int, payloads: Sequence[Payload], worker_ids: Sequence[int], on_arrival: OnArrival
-    ) -> list[Sequence[Any]]:
-        """Run one item on each of the workers and wait for all of them."""
+    def _round(self, call: Call, start: int, payloads: Sequence[Payload], on_arrival: OnArrival) -> list[Sequence[Any]]:
+        """Run one item on each of the first workers and wait for all of them."""
         for index, payload in enumerate(payloads, start):
             try:
                 payload.data = self._driver.backend.encode(payload.operation)
@@ -209,7 +214,7 @@ class Verbs:
                 explain = functools.partial(self._explain, payload.operation, exc)
                 error = failures.argument(call.method, explain, exc, index)
                 raise error from error.__cause__
-        self._carry_out(call, [Batch(call, start + i, 1, payloads[i], worker_ids[i]) for i in range(len(payloads))])
+        self._carry_out(call, [Batch(call, start + i, 1, payload, i) for i, payload in enumerate(payloads)])
         arrivals = sorted(call.take(), key=lambda arrival: arrival.start)
         for arrival in arrivals:
             on_arrival(arrival)

@@ -2,13 +2,17 @@
 
 Rules that live here:
 
+- the clock of a task starts when its arguments are there and its code is loaded; for that there is a limit of its own;
 - a worker whose time is over is first asked where its threads stand, for the error, and again and again until it has said so;
   if it cannot say, what it has said so far must do;
-- a worker that was interrupted and does not end is killed;
+- a worker that was interrupted, or whose constructor has failed, and that does not end is killed;
 - a worker that has given no sign of life for long is worth a warning, once for each time it falls silent.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
@@ -20,6 +24,11 @@ LOOK_SECONDS = 0.015
 
 #: So often at most, and the last answer must do. Half a second after its limit a task has failed, whatever the worker does.
 _MAX_LOOKS = 27
+
+#: Arguments must have arrived and be unpickled, with all imports that this needs, within so many seconds, or so many times the
+#: limit of their task. Large libraries take half a minute to import from a slow disk; a hang shall be noticed all the same.
+LOADING_SECONDS = 60.0
+_LOADING_LIMITS = 10
 
 #: An interrupted task has this long to clean up, before its worker is killed.
 GRACE_SECONDS = 0.5
@@ -41,17 +50,32 @@ class Watch:
         self._stall_seconds = stall_seconds
         self.limits = Timers()
         self.silences = Timers()
+        self.retries = Timers()  # of workers for which the system had no room
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due next, or None."""
-        moments = (self.limits.next_deadline(), self.silences.next_deadline())
+        moments = (self.limits.next_deadline(), self.silences.next_deadline(), self.retries.next_deadline())
         return min((moment for moment in moments if moment is not None), default=None)
 
     def expect(self, record: WorkerRecord, seconds: float | None) -> None:
         """Give a worker so many seconds for what it begins now."""
         record.n_looks = 0
+        record.is_loading = False
         if seconds is not None:
             self.limits.set(record, self._ledger.now + seconds)
+
+    def grant_rest(self, record: WorkerRecord, began: float) -> None:
+        """Give a busy worker what is left of the time of its task, which began later than it was sent."""
+        now, timeout = self._ledger.now, record.inflight[0].rules.timeout or 0.0
+        record.n_looks = 0
+        if began < math.inf:
+            # It cannot have begun before it was sent; it looks so where the clock stood still in between, for a debugger.
+            self.limits.set(record, max(began, record.busy_since) + timeout)
+        elif now < record.busy_since + loading_limit(timeout):
+            self.limits.set(record, now + max(timeout, LOOK_SECONDS))
+        else:
+            record.is_loading = True
+            self._ask_where_it_stands(record)
 
     def hear_from(self, record: WorkerRecord) -> None:
         """Note that a busy worker has given a sign of life: its silence begins anew."""
@@ -63,11 +87,17 @@ class Watch:
         self.limits.clear(record)
         self.silences.clear(record)
 
+    def ask_for_stacks(self, records: Iterable[WorkerRecord | None]) -> None:
+        """Ask workers where they stand."""
+        for record in records:
+            if record is not None and record.phase not in ("gone", "quarantined"):
+                self._ledger.actions.append(m.Inspect(record.worker_id, record.generation))
+
     def tick(self) -> None:
         """See who has taken too long, and who is silent."""
         now = self._ledger.now
         while (record := self.limits.pop_due(now)) is not None:
-            if record.phase == "ending":
+            if record.init_error is not None or (record.phase == "ending" and not record.end_step):
                 self._ledger.actions.append(m.End(record.worker_id, record.generation, "kill"))
             else:
                 self._ask_where_it_stands(record)
@@ -81,4 +111,10 @@ class Watch:
         is_last_call = record.n_looks == _MAX_LOOKS
         if not is_last_call:
             self.limits.set(record, self._ledger.now + LOOK_SECONDS)
-        self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call))
+        limit = record.inflight[0].rules.timeout if record.phase == "busy" and not record.is_loading else None
+        self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call, limit))
+
+
+def loading_limit(timeout: float) -> float:
+    """Return the seconds that the arguments of a task may take to arrive and to be unpickled."""
+    return max(LOADING_SECONDS, _LOADING_LIMITS * timeout)

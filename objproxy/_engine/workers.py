@@ -30,6 +30,8 @@ class WorkerRecord:
         What was sent and is not answered in full; the first is running.
     n_assigned : int
         Items sent to this generation.
+    max_tasks : int or None
+        Items after which this generation is replaced, as the call has it that was sent last.
     n_tasks : int
         Items answered, all generations.
     loss : WorkerDiedError or None
@@ -44,8 +46,20 @@ class WorkerRecord:
         Whether it holds more memory than it may, and is replaced when it is idle.
     is_retiring : bool
         Whether it leaves the pool when its own queue is empty.
+    end_step : str
+        Where a worker stands that was asked to end, see `endings`; "" for every other.
+    end_step_since : float
+        When that began.
+    is_end_told : bool
+        Whether a warning was given that this takes long.
+    was_stopped : bool
+        Whether the last look has found its process stopped.
+    is_end_failed : bool
+        Whether an error of its end is known.
     n_looks : int
         How often its stack was asked for because its time is over.
+    is_loading : bool
+        Whether its time is over because the arguments of its task took too long to unpickle.
     stack : str
         The stacks of its threads when it was last asked for them.
     n_stacks : int
@@ -58,6 +72,8 @@ class WorkerRecord:
         "death",
         "deaths",
         "end_reason",
+        "end_step",
+        "end_step_since",
         "ended_at",
         "ending_since",
         "exit_seconds",
@@ -66,9 +82,13 @@ class WorkerRecord:
         "inflight",
         "init_error",
         "init_seconds",
+        "is_end_failed",
+        "is_end_told",
+        "is_loading",
         "is_outgrown",
         "is_retiring",
         "loss",
+        "max_tasks",
         "n_assigned",
         "n_failed_starts",
         "n_looks",
@@ -79,6 +99,7 @@ class WorkerRecord:
         "stack",
         "start_up_seconds",
         "started_at",
+        "was_stopped",
         "worker_id",
         "working_seconds",
     )
@@ -96,12 +117,17 @@ class WorkerRecord:
         self.n_failed_starts = 0
         self.exitcode: int | None = None
         self.end_reason: str | None = None
+        self.end_step = ""
+        self.end_step_since = 0.0
+        self.is_end_told = self.was_stopped = self.is_end_failed = False
         self.is_retiring = False
         self.is_outgrown = False
         self.n_looks = 0
+        self.is_loading = False
         self.stack = ""
         self.n_stacks = 0
         self.n_assigned = 0
+        self.max_tasks: int | None = None
         self.n_tasks = 0
         self.working_seconds = 0.0
         self.busy_since = 0.0
@@ -117,7 +143,10 @@ class WorkerRecord:
         """Begin a new generation."""
         self.phase = phase
         self.end_reason = None
+        self.end_step = ""
+        self.is_end_failed = False
         self.n_assigned = 0
+        self.max_tasks = None
         self.n_looks = 0
         self.is_outgrown = False
         self.started_at = now

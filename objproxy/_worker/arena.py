@@ -11,6 +11,7 @@ nothing here waits for a message, and segments that may have become free are loo
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -178,7 +179,8 @@ class Arena:
             self.segments.reserve(block.offset, block.filled, stop)
         except OSError as exc:
             self._empty(block)  # a part of it may have got memory
-            raise _full(need, self.segments.free_bytes() or 0) from exc
+            raise_if_full(exc, need, self.segments)
+            raise
         block.filled = stop
         self.held += need
 
@@ -197,7 +199,7 @@ class Arena:
             self._trim(0.0)
             free = self.segments.free_bytes()
             if free is not None and need > free:
-                raise _full(need, free)
+                raise full(need, free)
 
     def _collect(self, max_looks: int | None) -> None:
         """Find segments that have become free."""
@@ -252,7 +254,14 @@ def _size_class(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-def _full(need: int, free: int) -> SharedMemoryFullError:
+def raise_if_full(error: OSError, need: int, segments: Segments) -> None:
+    """Raise the error that says so, if a system has refused memory; a lack of descriptors is another thing."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        raise full(need, segments.free_bytes() or 0) from error
+
+
+def full(need: int, free: int) -> SharedMemoryFullError:
+    """Return the error for a system that has no room for a segment."""
     hint = (
         "Free memory, send less at a time (a smaller chunksize or buffersize), or share one array with SharedArray; "
         "in a container, give it more memory (--memory, --shm-size)."

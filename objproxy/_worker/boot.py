@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
+from objproxy._worker.seeding import ItemStreams, seed_worker
 from objproxy._worker.wire import Operation
 
 
@@ -43,6 +46,8 @@ class Boot(NamedTuple):
         Number of operations that follow, to be carried out after the constructor.
     max_rss : int or None
         Bytes of memory above which the worker asks to be replaced.
+    depth : int
+        How many pools are above the worker's code; see `lineage`.
     segments_prefix, segments_base, shared_memory_limit : str, int, int or None
         Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
@@ -62,6 +67,7 @@ class Boot(NamedTuple):
     has_snapshot: bool = False
     n_replays: int = 0
     max_rss: int | None = None
+    depth: int = 1
     segments_prefix: str = ""
     segments_base: int = 0
     shared_memory_limit: int | None = None
@@ -96,32 +102,6 @@ def apply_environment(boot: Boot) -> None:
         os.sched_setaffinity(0, boot.cpu_ids)
 
 
-def seed_generators(boot: Boot) -> None:
-    """Give ``random`` and, if it is loaded, ``numpy.random`` a state that no other worker has.
-
-    A worker that was forked from a process that had drawn numbers would draw the same ones again.
-    """
-    if boot.seed_words is None:
-        words = tuple(int.from_bytes(os.urandom(4), "little") for _ in range(8))
-    else:
-        words = boot.seed_words
-        # A seed was asked for, so both global generators are part of the promise.
-        import random  # noqa: F401
-
-        import numpy.random  # noqa: F401
-
-    # Where a generator is not loaded yet, it will draw its own seed from the system when it is.
-    python_random = sys.modules.get("random")
-    if python_random is not None:
-        python_random.seed(",".join(map(str, words)))
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed(words)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(words[0])
-
-
 def limit_threads(n_threads: int | None) -> None:
     """Tell libraries that do not read the environment how many threads they may use."""
     torch = sys.modules.get("torch")
@@ -149,20 +129,47 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
     factory = load_factory(boot.factory)
-    seed_generators(boot)
+    lineage.here.is_loading = False  # the constructor may make a pool
+    seed_worker(boot.seed_words)
     limit_threads(boot.n_threads)
     began = time.perf_counter()
     if boot.has_snapshot:
-        instance = pickle.loads(read_cargo())
+        instance = _load_snapshot(read_cargo())
     else:
         args, kwargs = read_cargo()
         instance = factory(*args, **kwargs)
         del args, kwargs
 
-    host = Host(instance, worker)
-    for _ in range(boot.n_replays):
-        host.perform(Operation(*read_cargo()))
-    return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(instance))
+    replays = [Operation(*read_cargo()) for _ in range(boot.n_replays)]
+    streams = None if boot.seed_words is None else ItemStreams(worker)
+    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams)
+    return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(host.instance))
+
+
+def make_host(
+    instance: Any,
+    worker: Worker,
+    replays: Iterable[Operation],
+    *,
+    is_of_factory: bool,
+    item_streams: ItemStreams | None = None,
+) -> Host:
+    """Enter an object that was just made, or rebuilt from a snapshot, and carry out again what its predecessor had."""
+    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams)
+    host.enter()
+    try:
+        for operation in replays:
+            host.perform(operation)
+    except BaseException:
+        with contextlib.suppress(BaseException):  # the error of the constructor is the one to tell
+            host.finish()
+        raise
+    return host
+
+
+@lineage.unpickles_arguments
+def _load_snapshot(snapshot: bytes) -> Any:
+    return pickle.loads(snapshot)
 
 
 def own_attributes(instance: Any) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ class Worker:
         pool_name: str = "",
         entropy: int = 0,
         on_progress: Callable[[int, int | None], None] | None = None,
+        depth: int = 1,
     ) -> None:
         self.worker_id = worker_id
         self.n_workers = n_workers
@@ -98,19 +99,21 @@ class Worker:
         self.generation = generation
         self.pool_name = pool_name
         self._entropy = entropy
+        self._depth = depth  # how many pools are above its code, this one among them
         self._reports = None if on_progress is None else _Reports(on_progress)
         self._own_rng: Any = None
         self._item_rng: Any = None
         self._item_key: tuple[int, int] | None = None
-        # Set by the loop: (call number, index of the running item), or None outside of a map.
+        # Set by the loop: (call number, index of the running item), or None outside of a fan-out.
         self._locate_item: Callable[[], tuple[int, int] | None] = lambda: None
 
     @property
     def rng(self) -> Any:
         """A ``numpy.random.Generator``.
 
-        Inside a map each item has a stream of its own, which depends on the pool's seed, the call and the item's index, and
-        not on the number of workers. Elsewhere it is the worker's own stream, different for every worker and generation.
+        Each item of a map, and each ``submit`` to whichever worker is free, has a stream of its own. It depends on the pool's
+        seed, the number of the call and the item's index, and not on the workers. Elsewhere it is the worker's own stream,
+        different for every worker and generation.
         """
         key = self._locate_item()
         if key is None:
@@ -123,10 +126,25 @@ class Worker:
             self._item_rng = self._make_rng((_ITEM_STREAM, *key))
         return self._item_rng
 
+    def begin_calls(self) -> None:
+        """Begin a new message: an item of it that was tried here before has its stream from the start."""
+        self._item_key = None
+
+    def item_seed_words(self) -> Any:
+        """Return eight words for the global generators, from the first child of the stream of the item that runs."""
+        key = self._locate_item()
+        assert key is not None, "no item is running"
+        return self._seed_sequence((_ITEM_STREAM, *key, 0)).generate_state(8)
+
     def _make_rng(self, spawn_key: tuple[int, ...]) -> Any:
         import numpy
 
-        return numpy.random.default_rng(numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key))
+        return numpy.random.default_rng(self._seed_sequence(spawn_key))
+
+    def _seed_sequence(self, spawn_key: tuple[int, ...]) -> Any:
+        import numpy
+
+        return numpy.random.SeedSequence(self._entropy, spawn_key=spawn_key)
 
     def __repr__(self) -> str:
         return (
@@ -167,6 +185,11 @@ def worker_of_thread() -> Worker | None:
     return worker
 
 
+def find_worker() -> Worker | None:
+    """Return the worker that runs the calling code, None for a program's own code."""
+    return getattr(_of_thread, "worker", None) or _of_process
+
+
 def current_worker() -> Worker:
     """Return the worker that runs the calling code.
 
@@ -180,7 +203,7 @@ def current_worker() -> Worker:
     RuntimeError
         The calling code does not run inside a worker.
     """
-    worker = getattr(_of_thread, "worker", None) or _of_process
+    worker = find_worker()
     if worker is None:
         raise RuntimeError("current_worker() was called outside of a worker; only code that a pool runs has one")
     return worker

@@ -37,7 +37,9 @@ class Interrupt:
         """Raise in the task, or wherever the worker is; once, for the second would hit the cleaning up."""
         if not self.has_come:
             self.has_come = True
-            raise KeyboardInterrupt("the pool has given this call up: it was cancelled, or ran past its time limit")
+            raise KeyboardInterrupt(
+                "the pool has given this call up: it was cancelled, ran past its time limit, or its pool ended"
+            )
 
 
 def detach(evidence_fd: int) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import itertools
+import operator
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import GeneratorType
@@ -10,8 +14,10 @@ from typing import Any
 
 from objproxy._worker import forking
 from objproxy._worker.context import Worker
+from objproxy._worker.items import Rows
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
 from objproxy._worker.plane import forget_shared
+from objproxy._worker.seeding import ItemStreams
 from objproxy._worker.wire import Operation, dumps
 
 
@@ -38,11 +44,22 @@ class Host:
         The user's object.
     worker : Worker
         Whose it is.
+    is_of_factory : bool
+        Whether a function has made it, and not its class. A class has the methods that the pool offers, so its object stays the
+        instance whatever its ``__enter__`` returns; of a function (``@contextmanager``, say) the pool knows nothing, and the
+        instance is what ``with function() as instance`` gives.
+    item_streams : ItemStreams or None
+        Seeds the global generators for each item of a fan-out; None without a seed.
     """
 
-    def __init__(self, instance: Any, worker: Worker) -> None:
+    def __init__(
+        self, instance: Any, worker: Worker, *, is_of_factory: bool = False, item_streams: ItemStreams | None = None
+    ) -> None:
         self.instance = instance
         self.worker = worker
+        self.item_streams = item_streams
+        self._manager = instance  # whose end is run
+        self._is_of_factory = is_of_factory
         self.n_done = 0  # items of the running "map" that are done, where there is no journal to tell
         self._streams: dict[int, Iterator[Any]] = {}
         self._stream_numbers = itertools.count()
@@ -59,9 +76,10 @@ class Host:
         """Return an iterator that makes the calls of a "map"; it goes on after an item that raised."""
         method = getattr(self.instance, operation.name)
         if operation.kwargs:
-            n_args = len(operation.args) - len(operation.kwargs)
-            method = partial(_call_with_names, method, n_args, operation.kwargs)
-        return map(method, *operation.args)
+            method = partial(_call_with_names, method, operation.kwargs)
+        if self.item_streams is not None:
+            method = partial(_call_seeded, self.item_streams.seed_item, method)
+        return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
         """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised.
@@ -90,16 +108,42 @@ class Host:
         self._streams[number] = value
         return StreamHandle(number, self.worker.worker_id, self.worker.generation)
 
+    def enter(self) -> None:
+        """Run ``__enter__`` of an object whose ``__exit__`` is its own end."""
+        if name_of_end(self._manager) == "__exit__" and callable(getattr(type(self._manager), "__enter__", None)):
+            entered = self._manager.__enter__()
+            if self._is_of_factory and entered is not None:
+                self.instance = entered
+
+    def has_end(self) -> bool:
+        """Return whether `finish` has anything to do."""
+        return bool(self._streams) or name_of_end(self._manager) is not None
+
+    def name_of_end(self) -> str:
+        """Return the name of the object's own end, for errors."""
+        return name_of_end(self._manager) or "close"
+
     def finish(self) -> None:
         """Run the object's own ``close()`` or ``__exit__`` if it has one."""
         for stream in self._streams.values():
             stream.close()  # type: ignore[attr-defined]
         self._streams.clear()
-        kind = type(self.instance)
-        if callable(getattr(kind, "close", None)):
-            self.instance.close()
-        elif callable(getattr(kind, "__exit__", None)):
-            self.instance.__exit__(None, None, None)
+        name = name_of_end(self._manager)
+        if name is not None:
+            getattr(self._manager, name)(*(() if name == "close" else (None, None, None)))
+
+    def forget(self) -> None:
+        """Delete the object, so that its files are written and its ``__del__`` runs."""
+        kept = self.instance
+        self._streams.clear()
+        self.instance = self._manager = None
+        try:
+            reference = weakref.ref(kept)
+        except TypeError:
+            reference = None
+        del kept
+        if reference is None or reference() is not None:
+            gc.collect()  # it may be part of a cycle
 
     def _get(self, operation: Operation) -> Any:
         value = getattr(self.instance, operation.name)
@@ -107,6 +151,11 @@ class Host:
 
     def _set(self, operation: Operation) -> None:
         setattr(self.instance, operation.name, operation.args[0])
+
+    def _augment(self, operation: Operation) -> None:
+        operand, name = operation.args
+        value = getattr(operator, name)(getattr(self.instance, operation.name), operand)
+        setattr(self.instance, operation.name, value)
 
     def _next(self, operation: Operation) -> Any:
         stream_id, generation = operation.args
@@ -134,5 +183,33 @@ class Host:
         return dumps(self.instance)
 
 
-def _call_with_names(method: Callable[..., Any], n_args: int, names: tuple[str, ...], *values: Any) -> Any:
+def _call_seeded(seed_item: Callable[[], None], method: Callable[..., Any], *values: Any) -> Any:
+    seed_item()
+    return method(*values)
+
+
+def name_of_end(instance: Any) -> str | None:
+    """Return the name of the method that is an object's own end: ``close`` without arguments, else ``__exit__``, else None."""
+    kind = type(instance)
+    close = getattr(kind, "close", None)
+    if callable(close) and _takes_nothing(instance.close):
+        return "close"
+    return "__exit__" if callable(getattr(kind, "__exit__", None)) else None
+
+
+def _takes_nothing(method: Callable[..., Any]) -> bool:
+    """Return whether a method can be called without arguments; one that does not tell (compiled code) can."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind()
+    except TypeError:
+        return False
+    return True
+
+
+def _call_with_names(method: Callable[..., Any], names: tuple[str, ...], *values: Any) -> Any:
+    n_args = len(values) - len(names)
     return method(*values[:n_args], **dict(zip(names, values[n_args:], strict=True)))

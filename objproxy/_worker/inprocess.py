@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from objproxy._worker.boot import make_host
 from objproxy._worker.context import Worker, enter_worker, leave_worker
 from objproxy._worker.execute import Host
 from objproxy._worker.outcome import Failure, with_worker_trace
@@ -29,6 +31,7 @@ class InProcessWorker:
         """Carry an operation out; return the outcomes, the offsets of those that failed, and the seconds it took."""
         began = time.perf_counter()
         self._item_base = (call_number, start) if call_number else None
+        self._host.worker.begin_calls()
         enter_worker(self._host.worker, whole_process=False)
         try:
             outcomes = self._perform(operation, count)
@@ -46,13 +49,21 @@ class InProcessWorker:
         except BaseException as exc:  # the same errors as in a process are the call's own, SystemExit among them
             return [Failure(with_worker_trace(exc))]
 
-    def finish(self) -> None:
-        """Run the object's own end."""
+    @property
+    def instance(self) -> Any:
+        """The object."""
+        return self._host.instance
+
+    def finish(self) -> tuple[str, BaseException] | None:
+        """Run the object's own end; return its name and its error if it raises."""
         enter_worker(self._host.worker, whole_process=False)
         try:
             self._host.finish()
+        except BaseException as exc:  # an exit or an interrupt too: the worker is as good as gone
+            return self._host.name_of_end(), with_worker_trace(exc)
         finally:
             leave_worker()
+        return None
 
     def _locate_item(self) -> tuple[int, int] | None:
         if self._item_base is None:
@@ -61,10 +72,12 @@ class InProcessWorker:
         return call_number, start + self._host.n_done
 
 
-def make_host(worker: Worker, build: Any) -> InProcessWorker:
-    """Build the object with ``build()``, as code that knows which worker it runs in."""
+def make_worker(
+    worker: Worker, build: Callable[[], Any], replays: Iterable[Operation], *, is_of_factory: bool
+) -> InProcessWorker:
+    """Build the object with ``build()``, as code that knows which worker it runs in; see `boot.make_host`."""
     enter_worker(worker, whole_process=False)
     try:
-        return InProcessWorker(Host(build(), worker))
+        return InProcessWorker(make_host(build(), worker, replays, is_of_factory=is_of_factory))
     finally:
         leave_worker()

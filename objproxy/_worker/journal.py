@@ -15,23 +15,29 @@ each worker) would be taken for a free slot, and its item for the one that was r
 
 from __future__ import annotations
 
+import errno
+import math
 import mmap
 import os
 import sys
+import time
 from typing import Any, NamedTuple
 
-from objproxy._worker import platform, wire
+from objproxy._worker import descriptors, platform, wire
+from objproxy._worker.segments import map_file
+from objproxy.errors import SharedMemoryFullError
 
 NBYTES = 1 << 17
-_HEADER_WORDS = 8
+_HEADER_WORDS = 9
 _HEADER_BYTES = _HEADER_WORDS * 8
 
 #: Numbers that fit between two messages.
 N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 
 # Words of the header: batch being run; lane; items of it before those in the journal; items in the journal (slow lanes only);
-# bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled.
-SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING = range(8)
+# bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled;
+# when that had ended, in nanoseconds of the monotonic clock, which is one for all processes of a machine.
+SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING, BEGAN = range(9)
 
 
 class Segment(NamedTuple):
@@ -52,13 +58,27 @@ def create() -> int:
     Anonymous where the platform has it (Linux), else a temporary file whose name is removed at once.
     """
     if platform.has_linux_means():
-        fd = os.memfd_create("objproxy-journal", os.MFD_CLOEXEC)
-    else:
-        import tempfile  # slow to load, and not needed where memory can be anonymous
+        return descriptors.make_memory_file("objproxy-journal", NBYTES)
 
-        fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
-        os.unlink(path)
-    os.ftruncate(fd, NBYTES)
+    import shutil  # slow to load, and not needed where memory can be anonymous
+    import tempfile
+
+    fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
+    os.unlink(path)
+    fd = descriptors.move_above_standard(fd)
+    try:
+        os.ftruncate(fd, NBYTES)
+        descriptors.allocate(fd, 0, NBYTES)
+    except OSError as exc:
+        os.close(fd)
+        if exc.errno == errno.ENOSPC:
+            folder = tempfile.gettempdir()
+            free, hint = (
+                shutil.disk_usage(folder).free,
+                f"It is for a worker's journal; free some space in {folder}, or set TMPDIR.",
+            )
+            raise SharedMemoryFullError(NBYTES, free, hint) from exc
+        raise
     return fd
 
 
@@ -81,7 +101,7 @@ class Journal:
     """
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, NBYTES)
+        self._memory = map_file(fd, 0, NBYTES, mmap.MAP_SHARED)
         view = memoryview(self._memory)
         self.header = view[:_HEADER_BYTES].cast("q")
         self.body = view[_HEADER_BYTES:]
@@ -106,9 +126,26 @@ class Journal:
         header[UNPICKLING] = 1
         header[SEQ] = seq
 
+    def begin_loading(self) -> None:
+        """Note that something is being unpickled for the next batch, which comes right behind it."""
+        self.header[UNPICKLING] = 1
+
     def begin_items(self) -> None:
         """Note that the arguments are there; from now on it is an item that runs."""
+        self.header[BEGAN] = time.monotonic_ns()
         self.header[UNPICKLING] = 0
+
+    def began(self, seq: int) -> float:
+        """Return when the items of batch `seq` began, in seconds of the monotonic clock.
+
+        Infinity stands for arguments that are being unpickled, 0 for a batch that the worker has not looked at. The parent
+        reads this while the worker lives, and may see its writes in another order: then it gets the time of an earlier
+        batch, so what is earlier than the sending counts as that.
+        """
+        header = self.header
+        if header[UNPICKLING]:
+            return math.inf
+        return header[BEGAN] / 1e9 if header[SEQ] == seq else 0.0
 
     @property
     def is_unpickling(self) -> bool:

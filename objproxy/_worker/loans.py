@@ -12,6 +12,7 @@ instructions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import struct
 from typing import Any, NamedTuple
 
@@ -134,7 +135,9 @@ class Borrower:
         """Return the bytes of a part as a copy: small ones in memory of their own, large ones copied when they are written."""
         if part.nbytes >= MAP_MIN and not part.must_copy:
             with contextlib.suppress(OSError):  # this process has as many mappings as the system allows
-                return self.map(part, is_shared=False)
+                mapping = self.map(part, is_shared=False)
+                mapping.again = functools.partial(self._segments.map, part.offset, part.nbytes, is_shared=False)
+                return mapping
         try:
             data = bytearray(part.nbytes)
         except MemoryError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
 import sys
@@ -11,15 +10,17 @@ import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, debugger, distress, forking, platform, wire
+from objproxy._worker import context, debugger, distress, forking, lineage, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
+from objproxy._worker.leaving import Steps, leave
 from objproxy._worker.loans import Part, unpack_parts
 from objproxy._worker.outcome import encode_error, explain_result
 from objproxy._worker.parcel import Parcel
 from objproxy._worker.plane import WorkerPlane
+from objproxy._worker.seeding import ItemStreams
 
 
 class WorkerLoop:
@@ -60,17 +61,18 @@ class WorkerLoop:
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
 
-    def run(self) -> None:
-        """Serve until the parent says stop, or has given this worker up."""
+    def run(self) -> bool:
+        """Serve until the parent says stop, or has given this worker up; whether the object's own end shall be run."""
         while not self._interrupt.has_come:
-            kind, body, parts = receive(self._channel, self._plane)
+            kind, body, parts = receive(self._channel, self._plane, self._journal)
             if kind == wire.CALL:
                 self._serve(body, parts)
                 del body, parts  # may stand for much memory, and the next call may be long in coming
                 if self._max_rss is not None:
                     self._watch_memory(self._max_rss)
-            elif kind == wire.STOP:
-                return
+            elif kind in (wire.STOP, wire.LEAVE):
+                return kind == wire.STOP
+        return False
 
     def _watch_memory(self, max_rss: int) -> None:
         """Ask for a replacement, once, when this process has grown too large."""
@@ -98,6 +100,9 @@ class WorkerLoop:
         self._journal.begin_items()
         del body  # may be large, and the call may take long
         self._item_base = (call_number, start) if call_number else None
+        self._host.worker.begin_calls()
+        if self._host.item_streams is not None:
+            self._choose_streams(self._host.item_streams, operation.verb)
         if operation.verb == "map":
             self._chunks.run(seq, operation, count)
         else:
@@ -105,6 +110,15 @@ class WorkerLoop:
             del operation  # its arrays are given back before the answer can lead to the next call
             self._answer(seq, began, lane, data)
         self._item_base = None
+
+    def _choose_streams(self, streams: ItemStreams, verb: str) -> None:
+        """Have the global generators be the worker's own, or ready for items; those of a map are seeded one by one."""
+        if self._item_base is None:
+            streams.leave()
+            return
+        streams.enter()
+        if verb != "map":
+            streams.seed_item()
 
     def _answer(self, seq: int, began: float, lane: int, data: bytes | Parcel, count: int = 1) -> None:
         head = wire.REPLY_HEAD.pack(seq, True, int((time.perf_counter() - began) * 1e9))
@@ -137,7 +151,7 @@ class WorkerLoop:
         return call_number, start + self._journal.done
 
 
-def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes, list[Part]]:
+def receive(channel: wire.WorkerChannel, plane: WorkerPlane, journal: Journal | None = None) -> tuple[int, bytes, list[Part]]:
     """Wait for the next frame that is not about shared memory; return it with its parts."""
     parts: list[Part] = []
     while True:
@@ -145,6 +159,8 @@ def receive(channel: wire.WorkerChannel, plane: WorkerPlane) -> tuple[int, bytes
         if kind == wire.PARTS:
             parts = unpack_parts(body)
         elif kind == wire.OPEN:
+            if journal is not None:
+                journal.begin_loading()
             plane.open_shared(body, parts)
             parts = []
         else:
@@ -165,20 +181,21 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
     segments_fd : int or None
         Shared memory for large buffers, where it needs no names.
     """
+    lineage.enter_helper()
     interrupt = distress.install(evidence_fd)
     channel = wire.WorkerChannel(channel_fd, threading.Lock())
     journal = Journal(journal_fd)
     os.close(journal_fd)
+    steps, status, delete_object = Steps(channel), 0, _do_nothing
     forking.protect(channel.detach, journal.detach, lambda: distress.detach(evidence_fd))
-    status = 0
     try:
         booted = _boot(channel, segments_fd)
         if booted is not None:
             host, plane, boot = booted
+            delete_object = host.forget
             channel.on_idle = plane.trim
-            WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run()
-            if not interrupt.has_come:
-                host.finish()
+            if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
+                status = _finish(host, channel, steps)
     except wire.ChannelClosedError:
         status = 1
     except BaseException as exc:  # the object's own close() raised: say so, and leave all the same
@@ -188,7 +205,22 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
             sys.excepthook(*sys.exc_info())
         status = 1
     finally:
-        leave(status)
+        leave(status, steps, delete_object)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _finish(host: Host, channel: wire.WorkerChannel, steps: Steps) -> int:
+    """Run the object's own end and tell the parent what it raises; return the exit code."""
+    steps.tell(wire.FINISHING)
+    try:
+        host.finish()
+    except BaseException as exc:
+        channel.send(wire.END_FAILED, host.name_of_end().encode(), b"\0", encode_error(exc))
+        return 1
+    return 0
 
 
 def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, WorkerPlane, booting.Boot] | None:
@@ -233,6 +265,7 @@ def make_worker(boot: booting.Boot, channel: wire.WorkerChannel) -> context.Work
         generation=boot.generation,
         pool_name=boot.pool_name,
         entropy=boot.entropy,
+        depth=boot.depth,
         on_progress=on_progress,
     )
     context.enter_worker(worker, whole_process=True)
@@ -243,17 +276,3 @@ def _send_logs_home(channel: wire.WorkerChannel, worker: context.Worker, levels:
     from objproxy._worker.logs import send_records_home
 
     send_records_home(channel, worker, levels)
-
-
-def leave(status: int) -> Any:  # pragma: no cover  (runs, but who measures stops with the exit functions)
-    """End this process as an interpreter would, as far as the user can see, without the parent's leftovers."""
-    if forking.is_child:  # forked by the object's own end, say
-        forking.end_child()
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:  # a broken pipe, an exit function that raises: nobody is left to be told
-        status = status or 1
-    finally:
-        os._exit(status)

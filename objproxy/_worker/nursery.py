@@ -8,7 +8,10 @@ nurseries, and always has one ready. The *nursery of a pool* is forked from the 
 
     program ── exec ──> root ── fork ──> nursery of pool A ── fork ──> worker 0, worker 1, ...
                              ├─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
-                             └─ fork ──> spare, for the next pool
+                             └─ fork ──> spare, for the next pool: a fresh one, or that of a pool that was closed
+
+The nursery of a pool that was closed is kept for a few seconds, as the spare, if its class took time to load. So a program that
+makes many short pools of one class loads it once. It serves a pool with the same settings only (``nurseries.open_nursery``).
 
 Why a process between the program and its workers:
 
@@ -21,6 +24,7 @@ Why a process between the program and its workers:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import pickle
@@ -29,10 +33,12 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from objproxy._worker import platform
+from objproxy._worker import lineage, platform
+from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
 from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
@@ -41,11 +47,12 @@ _MAX_FDS = 4
 #: The root takes its time for what is not urgent when nobody has asked for a pool for so long.
 _QUIET_SECONDS = 0.1
 
+#: A nursery whose class took so long to load is kept for the next pool of the same class, for so many seconds.
+_WORTH_KEEPING_SECONDS = 0.005
+_KEEP_SECONDS = 5.0
+
 #: Ask whether the owner is alive this often, where no descriptor can tell.
 _OWNER_CHECK_SECONDS = 1.0
-
-#: Whether this process is a nursery, or was forked from one.
-is_serving = False
 
 
 def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
@@ -66,7 +73,7 @@ def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
         body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
     except (ConnectionResetError, EOFError):
         return None
-    return pickle.loads(body), list(fds)
+    return pickle.loads(body), [move_above_standard(fd) for fd in fds]
 
 
 def _receive_exactly(sock: socket.socket, nbytes: int) -> bytes:
@@ -97,12 +104,15 @@ class Nursery:
         self._owner_watch = platform.watch_process(owner_pid)
         self._children: dict[int, tuple[int, int] | None] = {}  # pid -> (worker_id, generation); None: a nursery
         self._pids: dict[tuple[int, int], int] = {}
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = make_pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poll = select.poll()
         self._must_exec = False
         self._argv: list[str] = []
+        self._given_fds: list[int] = []  # with the request that is being served
+        self._load_seconds: float | None = None  # None: nothing was loaded, or it failed
+        self._times: dict[str, int] = {}  # of the files that were loaded
 
     def serve(self) -> None:
         """Serve until the owner or the control channel is gone."""
@@ -141,22 +151,27 @@ class Nursery:
         if received is None:
             return False
         (verb, *args), fds = received
+        self._given_fds = fds
         handler: Callable[..., None] = getattr(self, f"_on_{verb}")
         handler(*args, *fds)
         for fd in fds:
             os.close(fd)  # the child that was forked has its own
+        self._given_fds = []
         return True
 
     def _on_adopt(self, control_fd: int) -> None:
         """Leave the root and serve the program on `control_fd` from now on."""
         self._poll.unregister(self._control)
         self._control.close()
-        self._control = socket.socket(fileno=os.dup(control_fd))
+        self._control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
         self._poll.register(self._control, select.POLLIN)
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
-        """Take the program's environment over and load what the pool's class needs."""
+        """Take the program's environment over and load what the pool's class needs; one that was kept has done so."""
         self._tell(("born", 0, 0, os.getpid()))
+        if self._load_seconds is not None:
+            self._must_exec = self._times != _file_times(self._times)  # somebody has edited them: workers load them anew
+            return
         self._argv = settings["executable"]
         _change_environment(settings["environ"])
         sys.path[:] = settings["path"]
@@ -164,10 +179,25 @@ class Nursery:
         with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
             os.chdir(settings["cwd"])
         if settings["preload"] is not None:
-            _load(settings["preload"], settings["modules"])
+            self._load(settings["preload"], settings["modules"])
         # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
         self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
         gc.freeze()  # as in run_root
+
+    def _load(self, preload: bytes, modules: list[str]) -> None:
+        """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+        began, before = time.monotonic(), set(sys.modules)
+        if _load(preload, modules):
+            self._load_seconds = time.monotonic() - began
+            self._times = _file_times(_own_files(sys.modules.keys() - before))
+
+    def _on_rest(self) -> None:
+        """End every worker that is left; say whether this nursery is worth keeping for another pool."""
+        self._end_workers()
+        self._children.clear()
+        self._pids.clear()
+        is_fit = self._load_seconds is not None and self._load_seconds >= _WORTH_KEEPING_SECONDS and not self._must_exec
+        self._tell(("resting", 0, 0, is_fit))
 
     def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
         """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
@@ -200,12 +230,15 @@ class Nursery:
     def _become_worker(self, parent: int, fds: tuple[int, ...]) -> None:
         os.setpgid(0, 0)
         platform.die_with_parent(parent)
+        fill_standard_streams()  # code of the user, which this process has loaded, may have closed them
         self._forget_own_descriptors()
         if self._must_exec:  # pragma: no cover  (runs, but what a process does before exec is not in any report)
             _exec_worker(self._argv, fds)
 
+        from objproxy._worker.leaving import forget_parents_end
         from objproxy._worker.loop import run_worker
 
+        forget_parents_end()
         run_worker(*fds)
 
     def _forget_own_descriptors(self) -> None:
@@ -237,12 +270,21 @@ class Nursery:
         """End everything that was started here, and wait until it is gone."""
         if os.getpid() != self._pid:
             return  # a child that failed before it became a worker; its siblings are not its own
+        self._end_workers()
+
+    def _end_workers(self) -> None:
         for pid, worker in self._children.items():
             if worker is not None:
                 _signal_group(pid, signal.SIGKILL)
         for pid in self._children:
             # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
             os.waitpid(pid, 0)
+
+    def end_imports(self) -> None:
+        """End what the modules of the user's class have made when they were imported here, once for all workers."""
+        from objproxy._worker.leaving import end_imports
+
+        end_imports()
 
 
 class Root(Nursery):
@@ -257,21 +299,27 @@ class Root(Nursery):
     def __init__(self, control: socket.socket, owner_pid: int) -> None:
         super().__init__(control, owner_pid)
         self._spare: socket.socket | None = None  # the channel of the nursery that is ready
+        self._spare_key: Any = None  # of the only pools that a spare can serve which has been a pool's before
+        self._kept_until = 0.0
         self._is_complete = False
         self._segments_prefix = ""
 
     def _prepare(self) -> float | None:
         if self._spare is None:
             self._fork_spare()
+        if self._spare_key is not None:
+            return max(0.0, self._kept_until - time.monotonic()) * 1000
         return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
 
     def _fork_spare(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = make_socket_pair()
         parent, pid = os.getpid(), os.fork()
         if not pid:
             platform.die_with_parent(parent)
             self._forget_own_descriptors()
             ours.close()
+            for fd in self._given_fds:  # they are for a nursery of another pool, or for this one, which will be sent its own
+                os.close(fd)
             run_nursery(theirs.detach(), self._owner_pid)
 
         theirs.close()
@@ -280,15 +328,21 @@ class Root(Nursery):
 
     def _use_quiet_time(self) -> None:
         """Load what only a class that goes by value needs, and let every nursery from now on inherit it."""
-        if not self._is_complete:
+        if self._spare_key is not None:
+            if time.monotonic() >= self._kept_until:
+                self._drop_spare()
+        elif not self._is_complete:
             self._is_complete = True
             with contextlib.suppress(ImportError):
-                import cloudpickle  # noqa: F401
+                import objproxy._worker.code_pickler  # noqa: F401
             gc.freeze()  # as in run_root
             self._drop_spare()
 
-    def _on_nursery(self, control_fd: int) -> None:
-        """Give a nursery to a pool."""
+    def _on_nursery(self, key: Any, control_fd: int) -> None:
+        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one."""
+        if self._spare_key not in (None, key):
+            self._drop_spare()
+            self._fork_spare()
         while self._spare is not None:
             try:
                 send_message(self._spare, ("adopt",), (control_fd,))
@@ -300,7 +354,13 @@ class Root(Nursery):
     def _drop_spare(self) -> None:
         if self._spare is not None:
             self._spare.close()
-            self._spare = None
+            self._spare = self._spare_key = None
+
+    def _on_keep(self, key: Any, control_fd: int) -> None:
+        """Take over a nursery whose pool was closed, for the next pool with the same key."""
+        self._drop_spare()
+        self._spare, self._spare_key = socket.socket(fileno=os.dup(control_fd)), key
+        self._kept_until = time.monotonic() + _KEEP_SECONDS
 
     def _on_kill(self, pid: int) -> None:
         """Kill a nursery, which hangs in the user's code; its workers go with it."""
@@ -310,6 +370,9 @@ class Root(Nursery):
     def _on_entrust(self, prefix: str) -> None:
         """Remember what has to be removed when the program has ended."""
         self._segments_prefix = prefix
+
+    def end_imports(self) -> None:
+        """Do nothing: it imports nothing of the user's."""
 
     def end_all(self) -> None:
         """End everything that was started here, and wait until it is gone."""
@@ -339,32 +402,50 @@ def _change_environment(wanted: dict[str, str]) -> None:
             os.environ[name] = value
 
 
-def _load(preload: bytes, modules: list[str]) -> None:
-    """Import what the pool's class needs, once for all of its workers; errors are met again, and told, by the workers."""
+def _load(preload: bytes, modules: list[str]) -> bool:
+    """Import what a class needs; return whether that succeeded."""
     from objproxy._worker.boot import load_factory
 
     try:
+        load_factory(preload, keep=True)
         for name in modules:
             __import__(name)
-        load_factory(preload, keep=True)
     except BaseException:
-        return
+        return False
+    return True
+
+
+def _own_files(modules: Iterable[str]) -> list[str]:
+    """Return the files of modules that are no part of the installation: those that a user may be editing."""
+    installed = (sys.prefix, sys.base_prefix)
+    files = [getattr(sys.modules[name], "__file__", None) for name in modules]
+    return [file for file in files if isinstance(file, str) and not file.startswith(installed)]
+
+
+def _file_times(files: Iterable[str]) -> dict[str, int]:
+    times = {}
+    for file in files:
+        try:
+            times[file] = os.stat(file).st_mtime_ns
+        except OSError:
+            times[file] = -1
+    return times
 
 
 def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:  # pragma: no cover  (as above)
     for fd in fds:
         os.set_inheritable(fd, True)
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
+        f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
         f"from objproxy._worker.loop import run_worker; run_worker(*{fds!r})"
     )
-    os.execv(argv[0], [*argv, "-c", code])
+    os.execve(argv[0], [*argv, "-c", code], {**os.environ, lineage.HELPER: str(os.getpid())})
 
 
 def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
-    global is_serving
-    is_serving = True
+    fill_standard_streams()
+    lineage.enter_helper()
     status = 1
     try:
         with socket.socket(fileno=control_fd) as control:
@@ -373,6 +454,7 @@ def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) 
                 nursery.serve()
             finally:  # also after a defect: what was started here does not stay
                 nursery.end_all()
+                nursery.end_imports()
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())

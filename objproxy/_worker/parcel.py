@@ -23,14 +23,15 @@ import io
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from objproxy._worker import segments
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
-from objproxy._worker.segments import Mapping
-from objproxy._worker.wire import Constant, Operation
+from objproxy._worker.mutable import PLAIN
+from objproxy._worker.wire import Constant
 from objproxy.errors import SharedMemoryFullError
 
 #: A larger buffer leaves the pickle (`python -m benchmarks argument_sizes`).
@@ -40,10 +41,7 @@ INLINE_MAX = 96 << 10
 _ONE_OBJECT = 1 << 17
 
 #: More buffers than this stay in the pickle: each has a slot in a table.
-_MAX_BUFFERS = 4096
-
-#: Of these, if they are small, there is nothing to take care of.
-_PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes})
+MAX_BUFFERS = 4096
 
 
 class Parcel:
@@ -146,30 +144,29 @@ def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes |
         Whatever the value's own pickling raises.
     """
     try:
-        packed = _pack(value, arena, is_frozen, by_value=False)
+        packed = pack_in_one_way(value, arena, Packing([], is_frozen), by_value=False)
     except SharedMemoryFullError:
         raise
     except Exception:
         packed = None
-    return _pack(value, arena, is_frozen, by_value=True) if packed is None else packed  # type: ignore[return-value]
+    return pack_by_value(value, arena, Packing([], is_frozen)) if packed is None else packed
+
+
+def pack_by_value(value: Any, arena: Arena | None, packing: Packing) -> bytes | Parcel:
+    """Pickle `value` with cloudpickle."""
+    packed = pack_in_one_way(value, arena, packing, by_value=True)
+    assert packed is not None
+    return packed
 
 
 def pack_result(value: Any, arena: Arena) -> bytes | Parcel:
     """Pickle a result; numbers and short text need no care."""
-    if type(value) in _PLAIN and sys.getsizeof(value) < INLINE_MAX:
+    if type(value) in PLAIN and sys.getsizeof(value) < INLINE_MAX:
         return pickle.dumps(value, 5)
     return pack(value, arena)
 
 
-def pack_operation(operation: Operation, arena: Arena | None) -> bytes | Parcel:
-    """Pickle the arguments of a call; numbers and short text, which need no care, are most of them."""
-    args = operation.args
-    if not operation.kwargs and _PLAIN.issuperset(map(type, args)) and sum(map(sys.getsizeof, args)) < INLINE_MAX:
-        return pickle.dumps(tuple(operation), 5)
-    return pack(tuple(operation), arena)
-
-
-class _Sink:
+class Sink:
     """A file whose `write` is that of a list."""
 
     __slots__ = ("write",)
@@ -178,21 +175,20 @@ class _Sink:
         self.write = write
 
 
-def _pack(value: Any, arena: Arena | None, is_frozen: bool, *, by_value: bool) -> bytes | Parcel | None:
+def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_value: bool) -> bytes | Parcel | None:
     """Pickle in one of the two ways; None if `value` has to go by value and shall not."""
     written: list[Any] = []
     buffers: list[memoryview] = []
-    packing = Packing([], is_frozen)
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if arena is None or raw.nbytes <= INLINE_MAX or len(buffers) == _MAX_BUFFERS:
+        if arena is None or raw.nbytes <= INLINE_MAX or len(buffers) == MAX_BUFFERS:
             return True
         buffers.append(raw)
         return False
 
-    make = _by_value_pickler if by_value else _by_name_pickler
-    make(_Sink(written.append), is_small, packing).dump(value)
+    make = by_value_pickler if by_value else by_name_pickler
+    make(Sink(written.append), is_small, custom_reducers(packing)).dump(value)
     if arena is None:
         stream = b"".join(written)
         large: list[tuple[Any, int]] = []
@@ -202,7 +198,7 @@ def _pack(value: Any, arena: Arena | None, is_frozen: bool, *, by_value: bool) -
         return None
     if arena is None or not (buffers or large or packing.shared or len(stream) > INLINE_MAX):
         return stream
-    return _make_parcel(stream, large, buffers, packing.shared, arena)
+    return make_parcel(stream, large, buffers, packing.shared, arena)
 
 
 def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
@@ -214,7 +210,7 @@ def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
     position = 0
     for piece in written:
         nbytes = memoryview(piece).nbytes
-        if nbytes > _ONE_OBJECT and len(large) < _MAX_BUFFERS:
+        if nbytes > _ONE_OBJECT and len(large) < MAX_BUFFERS:
             large.append((piece, position))
         else:
             words.append(piece)
@@ -222,7 +218,7 @@ def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
     return b"".join(words), large
 
 
-def _make_parcel(
+def make_parcel(
     stream: bytes, large: list[tuple[Any, int]], buffers: list[memoryview], shared: list[Any], arena: Arena
 ) -> Parcel:
     """Copy everything large into segments."""
@@ -240,18 +236,20 @@ def _fill(arena: Arena, data: Any, position: int) -> tuple[Extent, int]:
     return extent, position
 
 
-def _by_name_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Packing) -> Any:
+def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+    """Return a pickler that refers to classes and functions by their names."""
     pickler = pickle.Pickler(sink, 5, buffer_callback=is_small)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **_special(packing)}
+    pickler.dispatch_table = {**copyreg.dispatch_table, **special}
     return pickler
 
 
-def _by_value_pickler(sink: _Sink, is_small: Callable[[Any], bool], packing: Packing) -> Any:
-    return make_pickler(sink, is_small, _special(packing))
+def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+    """Return a pickler that writes classes and functions down where they have no name that a worker could import."""
+    return make_pickler(sink, is_small, special)
 
 
-def _special(packing: Packing) -> dict[type, Callable[[Any], Any]]:
-    """Return how what is not pickled in its own way is pickled."""
+def custom_reducers(packing: Packing) -> dict[type, Callable[[Any], Any]]:
+    """Return the custom reducers, by exact type: of arrays, and of what is shared."""
     special: dict[type, Callable[[Any], Any]] = {}
     for kind, reducer in reducers.items():  # none before the first shared object is made
         special[kind] = functools.partial(_reduce_with, reducer, packing)
@@ -309,7 +307,7 @@ def _rebuild_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, 
         buffer = view.toreadonly()
     elif view.readonly:
         # The pickle says that nobody may write the buffer. But this copy of it belongs to whoever gets it.
-        buffer = view.obj if isinstance(view.obj, (bytearray, Mapping)) else bytearray(view)
+        buffer = view.obj if isinstance(view.obj, (bytearray, segments.Mapping)) else bytearray(view)
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 

@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from objproxy._worker import loans
+from objproxy._worker import lineage, loans
 from objproxy._worker.arena import COLD_SECONDS, Arena
 from objproxy._worker.loans import Borrower, LoanTable, Part
 from objproxy._worker.parcel import Parcel, freeze, pack_result, unpack
@@ -75,6 +75,7 @@ class WorkerPlane:
         """Lend a parcel to the parent; return what the message before it has to say."""
         return b"".join(part.packed() for part in parcel.lend(self._lent))
 
+    @lineage.unpickles_arguments
     def unpack(self, stream: Any, parts: list[Part]) -> Any:
         """Rebuild what the parent has sent."""
         return unpack(stream, parts, self.borrower if parts else None)

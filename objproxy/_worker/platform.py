@@ -6,11 +6,14 @@ way is used: the end of a channel, and asking once a second whether the owner is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
+
+from objproxy._worker.descriptors import move_above_standard
 
 _PR_SET_PDEATHSIG = 1
 
@@ -55,7 +58,7 @@ def watch_process(pid: int) -> int | None:
     if not has_linux_means() or not hasattr(os, "pidfd_open"):
         return None
     try:
-        return os.pidfd_open(pid)
+        return move_above_standard(os.pidfd_open(pid))
     except OSError:
         return None
 
@@ -151,6 +154,25 @@ def count_memory_kills() -> int | None:
         return None
 
 
+class MemoryKills:
+    """The kernel's count of kills for want of memory, by which such a death is recognised."""
+
+    def __init__(self) -> None:
+        self._count = count_memory_kills()
+
+    def explain(self, exitcode: int) -> str:
+        """Say that the kernel killed a process for want of memory, if it has killed anything since this was last asked."""
+        if exitcode != -signal.SIGKILL:
+            return ""
+        before, self._count = self._count, count_memory_kills()
+        if before is None or self._count in (None, before):
+            return ""
+        return (
+            f"The kernel has killed for want of memory (its count of such kills rose from {before} to {self._count}): "
+            "give the pool fewer workers or smaller items, or see max_rss="
+        )
+
+
 def _read_count(path: str) -> int:
     with open(path) as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
@@ -159,8 +181,7 @@ def _read_count(path: str) -> int:
 def process_state(pid: int) -> str | None:
     """Return what a process does, in the words of ``/proc``: "running", "sleeping", "stopped", ...; None if nobody can tell."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            letter = stat.read().rpartition(b")")[2].split()[0].decode()
+        letter = _state_letter(f"/proc/{pid}/stat")
     except (OSError, IndexError):
         return None
     return _STATES.get(letter, letter)
@@ -175,6 +196,25 @@ _STATES = {
     "t": "being debugged",
     "Z": "dead",
 }
+
+
+def process_activity(pid: int) -> str | None:
+    """Return "stopped", "running" or "sleeping", of all threads of a process taken together; None if nobody can tell."""
+    letters = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                letters.add(_state_letter(f"/proc/{pid}/task/{thread}/stat"))
+    except (OSError, IndexError):
+        return None
+    if letters == {"T"}:
+        return "stopped"
+    return "running" if letters & {"R", "D"} else "sleeping"
+
+
+def _state_letter(path: str) -> str:
+    with open(path, "rb") as stat:
+        return stat.read().rpartition(b")")[2].split()[0].decode()
 
 
 def hears(pid: int, signal_number: int) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from objproxy._worker import platform
+from objproxy._worker.descriptors import allocate, make_memory_file, open_file
 
 PAGE = mmap.PAGESIZE
 
@@ -32,6 +33,9 @@ RANGE = 1 << 42
 
 _SPACE = (1 << 63) - RANGE
 N_RANGES = _SPACE // RANGE
+
+#: A fault maps up to 16 pages of a file that are in memory; with twice as many pages to each, half of a mapping was read.
+_PAGES_PER_FAULT = 32
 
 #: Of a larger segment pages are mapped one by one when they are touched: a process may only want a part of it.
 _POPULATE_MAX = 1 << 30
@@ -43,6 +47,7 @@ _REMOVED = (
 
 _READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_FIXED = 0x10
+_POPULATE_READ = 22  # a request of madvise: do what reading would do
 _POPULATE_WRITE = 23  # a request of madvise: do what writing would do, and change nothing
 _FALLOC_PUNCH_HOLE = 0x02 | 0x01  # and keep the size
 
@@ -118,6 +123,37 @@ class Mapping(mmap.mmap):
     """A mapped segment. Arrays that lie in it keep it alive; `on_gone` is called when the last of them is gone."""
 
     on_gone: Callable[[], object] | None = None
+    again: Callable[[], Mapping] | None = None  # maps the same segment once more
+    _n_faults = 0  # of this process when the last copy was made
+    _is_read = False
+
+    def copy(self) -> Any:
+        """Return a copy of a copy-on-write mapping that nobody has written to: one more of the same segment, if possible."""
+        if self.again is not None and self.on_gone is not None:
+            with contextlib.suppress(OSError):  # as many mappings as the system allows, or the segment's file was removed
+                mapping = self.again()
+                mapping.on_gone = _Keep(self)
+                if self._is_read_whole():
+                    mapping.fault_in()
+                return mapping
+        return bytearray(self)
+
+    def _is_read_whole(self) -> bool:
+        """Return whether users of copies have read all of them, as far as the page faults since the last copy tell.
+
+        Mapping all pages at once is ten times faster then; who reads a few pages of a large table shall not pay for that.
+        """
+        import resource  # not needed when a program starts
+
+        before, self._n_faults = self._n_faults, resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        if before and self._n_faults - before > len(self) // PAGE // _PAGES_PER_FAULT:
+            self._is_read = True
+        return self._is_read and len(self) <= _POPULATE_MAX
+
+    def fault_in(self) -> None:
+        """Map every page for reading, with one call of the system."""
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # not Linux, or one before 5.14
+            self.madvise(_POPULATE_READ)
 
     def __del__(self) -> None:
         on_gone, self.on_gone = self.on_gone, None
@@ -136,6 +172,19 @@ class Mapping(mmap.mmap):
             on_gone()
 
 
+class _Keep:
+    """Keeps a mapping, and with it the loan of its segment."""
+
+    __slots__ = ("_mapping",)
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+
+    def __call__(self) -> None:
+        """Let go."""
+        del self._mapping
+
+
 #: Mappings that could not be made; they are never given back.
 _broken: list[Mapping] = []
 
@@ -143,7 +192,7 @@ _broken: list[Mapping] = []
 _copies: weakref.WeakSet[Mapping] = weakref.WeakSet()
 
 
-def _map_file(fd: int, offset: int, nbytes: int, flags: int) -> Mapping:
+def map_file(fd: int, offset: int, nbytes: int, flags: int) -> Mapping:
     """Map a file without keeping a descriptor for it, which `mmap.mmap` can do since Python 3.13."""
     if sys.version_info >= (3, 13):
         return Mapping(fd, nbytes, flags=flags, prot=_READ_WRITE, offset=offset, trackfd=False)
@@ -196,8 +245,7 @@ class MemorySegments:
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
-            fd = os.memfd_create("objproxy-arena", os.MFD_CLOEXEC)
-            os.ftruncate(fd, _SPACE)
+            fd = make_memory_file("objproxy-arena", _SPACE)
         self.fd: int | None = fd
         self.is_inherited = False
         _spaces.add(self)
@@ -211,7 +259,7 @@ class MemorySegments:
     def reserve(self, offset: int, start: int, stop: int) -> None:
         """Allocate the pages."""
         assert self.fd is not None
-        os.posix_fallocate(self.fd, offset + start, stop - start)
+        allocate(self.fd, offset + start, stop - start)
 
     def is_there(self, offset: int) -> bool:
         """Return True: nobody else can get at it."""
@@ -220,7 +268,7 @@ class MemorySegments:
     def map(self, offset: int, nbytes: int, *, is_shared: bool, is_full: bool = False) -> Mapping:
         """Map a part of the file."""
         assert self.fd is not None
-        return _noted(_map_file(self.fd, offset, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
+        return _noted(map_file(self.fd, offset, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Read a part of the file."""
@@ -269,13 +317,13 @@ class NamedSegments:
 
     def _open(self, offset: int, flags: int) -> int:
         try:
-            return os.open(self._path(offset), flags | os.O_CLOEXEC)
+            return open_file(self._path(offset), flags)
         except FileNotFoundError as exc:
             raise FileNotFoundError(exc.errno, _REMOVED, self._path(offset)) from None
 
     def make(self, offset: int, nbytes: int) -> None:
         """Make the file; it is new, and nobody else may read it."""
-        fd = os.open(self._path(offset), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = open_file(self._path(offset), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.ftruncate(fd, nbytes)
         finally:
@@ -290,7 +338,7 @@ class NamedSegments:
         """Allocate the pages."""
         fd = self._open(offset, os.O_RDWR)
         try:
-            os.posix_fallocate(fd, start, stop - start)
+            allocate(fd, start, stop - start)
         finally:
             os.close(fd)
 
@@ -302,7 +350,7 @@ class NamedSegments:
         """Map the file."""
         fd = self._open(offset, os.O_RDWR)
         try:
-            return _noted(_map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
+            return _noted(map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
         finally:
             os.close(fd)
 

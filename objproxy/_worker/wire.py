@@ -22,9 +22,14 @@ from objproxy._worker.by_value import make_pickler
 
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
+LEAVE = 8  # STOP has the object's own end run, LEAVE does not
 # From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
 DEBUG_OUT, DEBUG_IN, DEBUG_END = 18, 19, 20
+ENDING, END_FAILED = 21, 22
+
+# Steps in the end of a worker, the body of ENDING: it runs the object's own end, waits for background work, does the rest.
+FINISHING, JOINING, LEAVING = 1, 2, 3
 
 #: Kind of a frame and the number of bytes that follow.
 HEADER = struct.Struct("<IQ")
@@ -58,7 +63,7 @@ READ_SIZE = 1 << 16
 class Operation(NamedTuple):
     """What a worker shall do with its object; pickled once, in the caller."""
 
-    verb: str  # "call", "map", "get", "set", "next", "drop", "forget", "snapshot"
+    verb: str  # "call", "map", "get", "set", "augment", "next", "drop", "forget", "snapshot"
     name: str  # method or attribute
     args: Any  # positional arguments; for "map" one column (sequence of values, or `Constant`) for each
     kwargs: Any  # keyword arguments; for "map" the names of the last columns

@@ -59,8 +59,17 @@ class Recipe(Protocol):
         """Return the device of a worker; None for a CPU worker."""
         ...
 
+    @property
+    def is_of_factory(self) -> bool:
+        """Whether a function makes the objects, and not a class."""
+        ...
+
     def build(self, worker_id: int, generation: int) -> Any:
         """Build the object here, for back ends that share the caller's memory."""
+        ...
+
+    def replay(self, worker_id: int) -> Sequence[Operation]:
+        """Return the operations that it carries out again then."""
         ...
 
 
@@ -90,6 +99,8 @@ class PoolContext:
         Gives the pickled class, if it is safe to load it once, before the workers are made.
     modules : tuple of str
         Modules that every worker will load.
+    argument_modules : callable
+        Gives the modules that the constructor's arguments need.
     environ : dict
         Variables for every worker; None removes one.
     init_timeout : float or None
@@ -106,6 +117,7 @@ class PoolContext:
     start_method: str = ""
     preload: Callable[[], bytes | None] = lambda: None
     modules: tuple[str, ...] = ()
+    argument_modules: Callable[[], list[str]] = list
     environ: dict[str, str | None] = dataclasses.field(default_factory=dict)
     init_timeout: float | None = None
     shared_memory_limit: int | None = None
@@ -147,13 +159,17 @@ class Backend(Protocol):
         ...
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
-        """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to."""
+        """End a worker, as `End` says; a `Died` event follows in any case, if it does what it is asked to.
+
+        A worker that is asked and takes long tells its steps by `Ending` events; one that tells none hangs and is killed.
+        """
         ...
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Have a worker tell where its threads stand; an `Inspected` event follows, at once if this `is_last_call`.
 
-        It may be called again before that: as long as the worker may have more to say, there need not be an event.
+        It may be called again before that: as long as the worker may have more to say, there need not be an event. With a
+        `limit`, an event that says when the task began is the answer, if that is fewer than so many seconds ago.
         """
         ...
 

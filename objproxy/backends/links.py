@@ -131,6 +131,10 @@ class Link:
         if not self.is_ended:
             poller.watch_writable(self.fd, False)
 
+    def began(self) -> float:
+        """Return when the oldest batch began to run, as the journal says it; 0 if there is none."""
+        return self.journal.began(self.sent[0][0]) if self.sent else 0.0
+
     def begin_inspection(self, poller: Poller) -> None:
         """Forget what was said before, and listen; only now, since else every signal of the user's would wake the parent."""
         self.read_evidence()

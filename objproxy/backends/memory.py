@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine import failures
@@ -13,15 +13,12 @@ from objproxy._engine import messages as m
 from objproxy._engine.interrupts import user_code
 from objproxy._worker.boot import own_attributes
 from objproxy._worker.context import Worker
-from objproxy._worker.inprocess import InProcessWorker, make_host
+from objproxy._worker.inprocess import InProcessWorker, make_worker
 from objproxy._worker.logs import tag_records
 from objproxy._worker.outcome import Failure, with_worker_trace
 from objproxy._worker.parcel import resolve, resolvers
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
-from objproxy.handling import log_error
-
-_logger = logging.getLogger("objproxy")
 
 
 class MemoryWorker:
@@ -33,14 +30,17 @@ class MemoryWorker:
         Builds its object.
     worker_id, generation : int
         Which one it is.
+    wake : callable
+        Called when it has reported progress.
     """
 
-    def __init__(self, context: PoolContext, worker_id: int, generation: int) -> None:
+    def __init__(self, context: PoolContext, worker_id: int, generation: int, wake: Callable[[], None] = lambda: None) -> None:
         self.worker_id = worker_id
         self.generation = generation
         self.info = WorkerInfo()
         self._recipe = context.recipe
         self._on_progress = context.on_progress
+        self._wake = wake
         self._served: InProcessWorker | None = None
 
     def boot(self) -> list[m.Event]:
@@ -54,18 +54,28 @@ class MemoryWorker:
             generation=self.generation,
             pool_name=boot.pool_name,
             entropy=boot.entropy,
-            on_progress=lambda done, total: self._on_progress(self.worker_id, done, total),
+            depth=boot.depth,
+            on_progress=self._report,
         )
         began = time.perf_counter()
         try:
             with user_code:
-                self._served = make_host(worker, lambda: self._recipe.build(self.worker_id, self.generation))
+                self._served = make_worker(
+                    worker,
+                    lambda: self._recipe.build(self.worker_id, self.generation),
+                    self._recipe.replay(self.worker_id),
+                    is_of_factory=self._recipe.is_of_factory,
+                )
         except BaseException as exc:
             return [*init_failed(self.worker_id, self.generation, exc, str(worker.device or "") or None)]
 
         seconds = time.perf_counter() - began
-        self.info = WorkerInfo(None, 0.0, seconds, own_attributes(self._served._host.instance))
+        self.info = WorkerInfo(None, 0.0, seconds, own_attributes(self._served.instance))
         return [m.Ready(self.worker_id, self.generation)]
+
+    def _report(self, done: int, total: int | None) -> None:
+        self._on_progress(self.worker_id, done, total)
+        self._wake()
 
     def serve(self, batch: m.Batch) -> m.Replied:
         """Run a batch."""
@@ -78,16 +88,19 @@ class MemoryWorker:
             outcomes, failed, seconds = [Failure(exc)] * batch.count, list(range(batch.count)), 0.0
         return m.Replied(self.worker_id, self.generation, batch.seq, outcomes, failed, True, seconds)
 
-    def finish(self) -> m.Died:
-        """Run the object's own end and be gone."""
+    def finish(self) -> list[m.Event]:
+        """Run the object's own end and be gone; return the events that say how it went."""
         served, self._served = self._served, None
-        if served is not None:
-            try:
-                with user_code:
-                    served.finish()
-            except BaseException as exc:  # an exit or an interrupt too: the worker is as good as gone
-                log_error(_logger, "the close() of the object of worker %d raised", exc, self.worker_id)
-        return m.Died(self.worker_id, self.generation, exitcode=0)
+        try:
+            with user_code:
+                failed = None if served is None else served.finish()
+        except BaseException as exc:  # an interrupt before the user's own code
+            failed = "close", exc
+        # There is no interpreter to end here, so nothing is left to be done.
+        events: list[m.Event] = [m.Ending(self.worker_id, self.generation, "leaving")]
+        if failed is not None:
+            events.append(m.EndFailed(self.worker_id, self.generation, *failed))
+        return [*events, m.Died(self.worker_id, self.generation, exitcode=0)]
 
 
 def stack_of(thread_id: int | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import importlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -14,7 +14,9 @@ import sys
 import threading
 from typing import Any
 
-from objproxy._worker import segments
+from objproxy._worker import lineage, segments
+from objproxy._worker.descriptors import is_open, make_socket_pair
+from objproxy._worker.leaving import forget_parents_end
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
 
@@ -43,10 +45,13 @@ class PoolNursery:
         The program's end of its channel.
     pid : int or None
         Its process, where it is a child of this one (``start_method="fork"``).
+    key : object
+        Equal for all pools that it could serve, one after the other; None if it serves one only.
     """
 
-    def __init__(self, control: socket.socket, pid: int | None) -> None:
+    def __init__(self, control: socket.socket, pid: int | None, key: Any = None) -> None:
         self._control = control
+        self._key = key
         # The leader kills a worker whose channel has ended while another thread, which closes the pool, ends its neighbours.
         self._send_lock = threading.Lock()
         self._pid = pid
@@ -106,7 +111,11 @@ class PoolNursery:
             self.kill()
 
     def close(self) -> None:
-        """End it, and every worker that is left, and wait until it is gone."""
+        """End it, and every worker that is left, and wait until it is gone, or kept for the next pool of its kind."""
+        if self._key is not None and not self._is_doomed and self._rests():
+            _root.keep(self._control, self._key)
+            self._control.close()
+            return
         with contextlib.suppress(OSError):
             self._control.settimeout(_END_SECONDS)
             self._control.shutdown(socket.SHUT_WR)
@@ -116,6 +125,18 @@ class PoolNursery:
         if self._pid is not None:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
+
+    def _rests(self) -> bool:
+        """Whether it has no worker any more and is fit for another pool."""
+        with contextlib.suppress(OSError):
+            self._control.settimeout(_END_SECONDS)
+            send_message(self._control, ("rest",))
+            while (received := receive_message(self._control)) is not None:
+                verb, _worker_id, _generation, is_fit = received[0]
+                if verb == "resting":
+                    self._control.settimeout(None)
+                    return bool(is_fit)
+        return False
 
     def abandon(self) -> None:
         """Let go in a forked child; the nursery goes on for the parent."""
@@ -138,23 +159,25 @@ def open_nursery(settings: dict[str, Any]) -> PoolNursery:
         ``start_method``, ``environ``, ``path``, ``argv``, ``cwd``, ``executable``, ``preload`` (pickled class or None) and
         ``modules``.
     """
-    nursery = _make_nursery(settings["start_method"])
+    # Two pools with the same settings load the same, so that one nursery can serve them, one after the other.
+    key = None if settings["preload"] is None else hash(pickle.dumps(settings, 5))
+    nursery = _make_nursery(settings["start_method"], key)
     nursery.configure(settings)
     return nursery
 
 
-def _make_nursery(start_method: str) -> PoolNursery:
-    ours, theirs = socket.socketpair()
+def _make_nursery(start_method: str, key: Any) -> PoolNursery:
+    ours, theirs = make_socket_pair()
     try:
         pid = _fork_nursery(ours, theirs) if start_method == "fork" else None
-        if pid is None:
+        if pid is None and not _root.ask_for_kept(theirs, key):
             _root.ask_for_nursery(theirs)
     except BaseException:
         ours.close()
         raise
     finally:
         theirs.close()
-    return PoolNursery(ours, pid)
+    return PoolNursery(ours, pid, key)
 
 
 def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
@@ -171,7 +194,7 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     if not pid:
         # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
         gc.freeze()
-        atexit._clear()  # the program's own exit functions are not the workers'
+        forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
         ours.close()
         os.setpgid(0, 0)
         run_nursery(theirs.detach(), owner)
@@ -187,6 +210,7 @@ class _Root:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._entrusted = ""
+        self._kept_key: Any = None  # of the nursery that the root keeps
 
     def ask_for_nursery(self, theirs: socket.socket) -> None:
         """Have a nursery forked that serves `theirs`."""
@@ -197,17 +221,33 @@ class _Root:
                 self._stop()
                 self._send(theirs)
 
+    def keep(self, control: socket.socket, key: Any) -> None:
+        """Keep a nursery that has no pool any more, for a while; it ends when its channel is closed."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._control is not None:
+                send_message(self._control, ("keep", key), (control.fileno(),))
+                self._kept_key = key
+
+    def ask_for_kept(self, theirs: socket.socket, key: Any) -> bool:
+        """Have `theirs` served by the nursery that was kept under this key, if that was the last; return whether it was."""
+        with self._lock, contextlib.suppress(OSError):
+            if key is not None and key == self._kept_key and self._control is not None:
+                self._kept_key = None
+                self._send(theirs, key)  # if it is gone meanwhile, a fresh one serves
+                return True
+        return False
+
     def warm_up(self) -> None:
         """Start the root, if it does not run, without waiting for it: the program has other things to do meanwhile."""
         with self._lock:
             if self._control is None:
                 self._start()
 
-    def _send(self, theirs: socket.socket) -> None:
+    def _send(self, theirs: socket.socket, key: Any = None) -> None:
         if self._control is None:
             self._start()
         assert self._control is not None
-        send_message(self._control, ("nursery",), (theirs.fileno(),))
+        send_message(self._control, ("nursery", key), (theirs.fileno(),))
 
     def entrust(self, prefix: str) -> None:
         """Have the files whose names begin so removed when this program has ended."""
@@ -219,15 +259,21 @@ class _Root:
                 send_message(self._control, ("entrust", prefix))
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = make_socket_pair()
         ours.settimeout(_ROOT_SECONDS)
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
+            f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
             f"run_root({theirs.fileno()}, {os.getpid()})"
         )
         with theirs:
             self._process = subprocess.Popen(
-                [*interpreter(), "-c", code], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
+                [*interpreter(), "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=None if is_open(1) else subprocess.DEVNULL,
+                stderr=None if is_open(2) else subprocess.DEVNULL,
+                env=lineage.mark_helper(dict(os.environ)),
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
             )
         self._control = ours
         if self._entrusted:
@@ -255,6 +301,7 @@ class _Root:
             self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
         self._control = self._process = None
         self._entrusted = ""
+        self._kept_key = None
         self._lock = threading.Lock()
 
 

@@ -19,7 +19,7 @@ import weakref
 from typing import Any, Protocol
 
 from objproxy._worker import loans, wire
-from objproxy._worker.arena import COLD_SECONDS, Arena
+from objproxy._worker.arena import COLD_SECONDS, Arena, raise_if_full
 from objproxy._worker.loans import Borrower, LoanTable, Part, unpack_parts
 from objproxy._worker.parcel import Parcel, unpack
 from objproxy._worker.segments import N_RANGES, RANGE, NamedSegments, open_segments, sweep
@@ -188,6 +188,15 @@ class Lane:
         self.opened: set[int] = set()
         self._expected: list[Part] = []
         self.on_forget = on_forget
+        try:
+            self._make_tables()
+        except OSError as exc:
+            self._segments.discard_all(self.base, self.base + RANGE)
+            plane.return_range(self.base)
+            raise_if_full(exc, 2 * loans.TABLE_BYTES, self._segments)
+            raise
+
+    def _make_tables(self) -> None:
         for table in (loans.TO_WORKER, loans.TO_PARENT):
             self._segments.make_table(self.base + table, loans.TABLE_BYTES)
         if self._segments.prefix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import selectors
@@ -19,11 +20,19 @@ WRITABLE = 4
 _READABLE = 1
 
 
+def _make_epoll() -> select.epoll:
+    epoll = select.epoll()
+    if epoll.fileno() > 2:
+        return epoll
+    with epoll:  # one of the standard streams is closed, and its number is not ours
+        return select.epoll.fromfd(fcntl.fcntl(epoll.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+
+
 class Poller:
     """A set of descriptors that one thread waits on while others may change it."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll() if has_linux_means() else None
+        self._epoll = _make_epoll() if has_linux_means() else None
         self._selector = selectors.PollSelector()  # for where there is none
         self._spin_pays = True
 

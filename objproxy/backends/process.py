@@ -25,7 +25,6 @@ import functools
 import os
 import pickle
 import signal
-import socket
 import sys
 import time
 import weakref
@@ -38,8 +37,10 @@ from objproxy._worker import journal as journals
 from objproxy._worker import platform, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
+from objproxy._worker.descriptors import make_pipe, make_socket_pair
+from objproxy._worker.items import pack_operation
 from objproxy._worker.outcome import decode_error
-from objproxy._worker.parcel import Parcel, pack, pack_operation
+from objproxy._worker.parcel import Parcel, pack
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.debugging import DebugDesk
@@ -49,6 +50,8 @@ from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
 from objproxy.handling import describe
+
+_END_STEPS = {wire.FINISHING: "finishing", wire.JOINING: "joining", wire.LEAVING: "leaving"}
 
 
 class ProcessBackend:
@@ -63,14 +66,14 @@ class ProcessBackend:
         self._links: dict[int, Link] = {}
         self._by_fd: dict[int, Link] = {}
         self._inspected: dict[int, Link] = {}  # by the descriptors of their pipes
-        self._n_memory_kills = platform.count_memory_kills()
+        self._memory_kills = platform.MemoryKills()
         self._plane = program_plane()
         self._arena: Arena | None = None  # for arguments on their way
         self._events: list[m.Event] = []
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._desk = DebugDesk()
         self._poller = Poller()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read, self._wake_write = make_pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller.add(self._wake_read)
@@ -96,6 +99,7 @@ class ProcessBackend:
             "modules": list(context.modules),
         }
         self._preload = context.preload
+        self._argument_modules = context.argument_modules
         if start_method != "fork":
             warm_up()  # it starts while the class is being pickled
 
@@ -115,6 +119,7 @@ class ProcessBackend:
 
     def start(self, worker_id: int, generation: int) -> None:
         """Ask the nursery for a worker and send it what it needs to come up."""
+        cargo = self._recipe.cargo(worker_id, generation)  # there may be no room for it: before anything is opened
         nursery = self._nursery or self._open_nursery()
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             link, inherited = self._make_link(worker_id, generation, theirs, ours)
@@ -123,7 +128,7 @@ class ProcessBackend:
             ours.pop_all()  # they live as long as the link
         self._links[worker_id] = self._by_fd[link.fd] = link
         self._poller.add(link.fd)
-        self._boot(link)
+        self._boot(link, cargo)
 
     def _make_link(
         self, worker_id: int, generation: int, theirs: contextlib.ExitStack, ours: contextlib.ExitStack
@@ -132,11 +137,11 @@ class ProcessBackend:
 
         What is opened is put on the two stacks at once: where descriptors run out, none may stay open.
         """
-        mine, its = socket.socketpair()
+        mine, its = make_socket_pair()
         ours.enter_context(mine)
         theirs.enter_context(its)
         mine.setblocking(False)
-        evidence_fd, its_evidence = os.pipe()
+        evidence_fd, its_evidence = make_pipe()
         ours.callback(os.close, evidence_fd)
         theirs.callback(os.close, its_evidence)
         os.set_blocking(evidence_fd, False)
@@ -150,9 +155,8 @@ class ProcessBackend:
         inherited = (its.fileno(), journal_fd, its_evidence, self._plane.segments.fd)
         return link, tuple(fd for fd in inherited if fd is not None)
 
-    def _boot(self, link: Link) -> None:
+    def _boot(self, link: Link, cargo: Sequence[Any]) -> None:
         """Send what a worker needs to come up."""
-        cargo = self._recipe.cargo(link.worker_id, link.generation)
         boot = self._recipe.boot(link.worker_id, link.generation)._replace(
             n_replays=len(cargo) - 1,
             segments_prefix=self._plane.segments.prefix,
@@ -165,7 +169,9 @@ class ProcessBackend:
 
     def _open_nursery(self) -> PoolNursery:
         preload = self._preload() if self._settings["start_method"] == "forkserver" else None
-        self._nursery = open_nursery({**self._settings, "preload": preload})
+        # What the class and its constructor's arguments need is imported once, not by each worker.
+        modules = [] if preload is None else [*self._settings["modules"], *self._argument_modules()]
+        self._nursery = open_nursery({**self._settings, "preload": preload, "modules": modules})
         self._poller.add(self._nursery.fileno())
         return self._nursery
 
@@ -190,20 +196,23 @@ class ProcessBackend:
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if how == "ask":
-            link.write(wire.frame(wire.STOP), self._poller)
+        if how in ("ask", "leave"):
+            link.write(wire.frame(wire.STOP if how == "ask" else wire.LEAVE), self._poller)
         elif how == "interrupt":
             link.is_given_up = True
             self._signal(link, signal.SIGINT)
         else:
             self._signal(link, signal.SIGKILL)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Have a worker write its stacks into its pipe."""
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
-        if is_last_call or link.pid is None or not platform.hears(link.pid, platform.STACK_SIGNAL):
+        began = link.began() - self._desk.paused
+        if limit is not None and not link.is_being_inspected and began + limit > self.now():
+            self._events.append(m.Inspected(worker_id, generation, "", began=began))
+        elif is_last_call or link.pid is None or not platform.hears(link.pid, platform.STACK_SIGNAL):
             self._tell_stack(link)
         elif not link.is_being_inspected:
             link.begin_inspection(self._poller)
@@ -215,7 +224,8 @@ class ProcessBackend:
     def _tell_stack(self, link: Link) -> None:
         self._inspected.pop(link.evidence_fd, None)
         link.read_evidence()
-        self._events.append(m.Inspected(link.worker_id, link.generation, link.end_inspection(self._poller)))
+        activity = None if link.pid is None else platform.process_activity(link.pid)
+        self._events.append(m.Inspected(link.worker_id, link.generation, link.end_inspection(self._poller), activity))
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for channels and the nursery."""
@@ -354,6 +364,11 @@ class ProcessBackend:
             self._events.append(take_unreadable(link, body))
         elif kind == wire.OUTGROWN:
             self._events.append(m.Outgrown(link.worker_id, link.generation))
+        elif kind == wire.ENDING:
+            self._events.append(m.Ending(link.worker_id, link.generation, _END_STEPS[body[0]]))
+        elif kind == wire.END_FAILED:
+            method, _, encoded = body.partition(b"\0")
+            self._events.append(m.EndFailed(link.worker_id, link.generation, method.decode(), decode_error(encoded)))
         elif kind == wire.PARTS:
             link.lane.expect(body)
         elif kind == wire.DEBUG_IN and link.is_given_up:
@@ -426,21 +441,9 @@ class ProcessBackend:
     def _autopsy(self, link: Link, exitcode: int) -> m.Died:
         self._inspected.pop(link.evidence_fd, None)
         link.read_evidence()
-        detail, trace = link.detail or self._want_of_memory(exitcode), link.end_inspection(self._poller)
+        detail, trace = link.detail or self._memory_kills.explain(exitcode), link.end_inspection(self._poller)
         died = m.Died(link.worker_id, link.generation, exitcode, link.pid, detail=detail, trace=trace)
         return recover(link, died)
-
-    def _want_of_memory(self, exitcode: int) -> str:
-        """Say that the kernel killed the worker for want of memory, if it has killed anything since this was last asked."""
-        if exitcode != -signal.SIGKILL:
-            return ""
-        before, self._n_memory_kills = self._n_memory_kills, platform.count_memory_kills()
-        if before is None or self._n_memory_kills in (None, before):
-            return ""
-        return (
-            f"The kernel has killed for want of memory (its count of such kills rose from {before} to {self._n_memory_kills}): "
-            "give the pool fewer workers or smaller items, or see max_rss="
-        )
 
 
 def _apply(environ: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:

@@ -6,6 +6,8 @@ has an object of its own.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ class SerialBackend(ByReference):
         self._context: PoolContext | None = None
         self._workers: dict[int, MemoryWorker] = {}
         self._todo: deque[Callable[[], Sequence[m.Event]]] = deque()
+        self._bell = threading.Lock()  # let go whenever there is something to be looked at
 
     def open(self, context: PoolContext) -> None:
         """Keep what builds the objects."""
@@ -45,8 +48,9 @@ class SerialBackend(ByReference):
         """Note that a batch has to be run."""
         worker = self._workers[worker_id]
         self._todo.append(lambda: [worker.serve(batch)])
+        self.wake()  # another thread may be waiting
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say nothing: who asks runs in the worker's own thread."""
         self._todo.appendleft(lambda: [m.Inspected(worker_id, generation, "")])
 
@@ -54,7 +58,7 @@ class SerialBackend(ByReference):
         """Note that a worker has to end; a kill leaves out the object's own end, and what was to be run for it."""
         worker = self._workers[worker_id]
         if how == "ask":
-            self._todo.append(lambda: [worker.finish()])
+            self._todo.append(worker.finish)
         else:
             self._todo.append(lambda: [m.Died(worker_id, generation)])
 
@@ -64,11 +68,13 @@ class SerialBackend(ByReference):
             return self._todo.popleft()()
         if timeout:
             with waiting:
-                time.sleep(timeout)
+                self._bell.acquire(timeout=timeout)
         return []
 
     def wake(self) -> None:
-        """Do nothing: nobody sleeps."""
+        """Make `wait` return."""
+        with contextlib.suppress(RuntimeError):  # it was let go already
+            self._bell.release()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""

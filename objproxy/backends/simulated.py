@@ -11,7 +11,6 @@ so the one item whose fate is unknown is the one that ran.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import heapq
 import random
 import threading
@@ -24,6 +23,7 @@ from objproxy._engine.interrupts import Condition
 from objproxy._engine.messages import Batch, Failure
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
+from objproxy.backends.fate import Fate as Fate
 from objproxy.backends.memory import ByReference, MemoryWorker
 from objproxy.errors import WorkerInitError
 
@@ -35,65 +35,6 @@ _PATIENCE_SECONDS = 30.0
 #: Exit code of a simulated crash: that of SIGSEGV.
 _CRASHED = -11
 _KILLED = -9
-
-
-@dataclasses.dataclass(frozen=True)
-class Fate:
-    """How long things take, in virtual seconds, and how often they go wrong.
-
-    Attributes
-    ----------
-    item_seconds, constructor_seconds, exit_seconds : float
-        Means; each is drawn from an exponential distribution.
-    kill_seconds : float
-        Until a killed worker is gone.
-    raises : float
-        Share of the items that end with ``ValueError``.
-    dies : float
-        Share of the items that kill their worker while they run.
-    dies_before : float
-        Share of the batches that never begin, because their worker dies when it has received them.
-    dies_between : float
-        Share of the items after which the worker dies, before the next one begins and before the answer is sent.
-    dies_idle : float
-        Share of the batches after whose answer the worker dies, having nothing to do.
-    stalls : float
-        Share of the items that never end.
-    loses_journal : float
-        Share of the deaths that take the results with them that were not sent.
-    constructor_raises, constructor_dies, constructor_stalls : float
-        Shares of the constructors that do so, those of the first generation left out if `spares_first`.
-    spares_first : bool
-        Whether every worker comes up once.
-    answers_in_parts : float
-        Share of the batches that are answered in two parts.
-    answers_late : float
-        Share of the killed workers from which an answer still arrives.
-    keeps_silent : float
-        Share of the workers that do not say where they stand before they are asked again.
-    ignores_interrupts : float
-        Share of the interrupted workers that go on until they are killed.
-    """
-
-    item_seconds: float = 0.01
-    constructor_seconds: float = 0.05
-    exit_seconds: float = 0.01
-    kill_seconds: float = 0.002
-    raises: float = 0.0
-    dies: float = 0.0
-    dies_before: float = 0.0
-    dies_between: float = 0.0
-    dies_idle: float = 0.0
-    stalls: float = 0.0
-    loses_journal: float = 0.0
-    constructor_raises: float = 0.0
-    constructor_dies: float = 0.0
-    constructor_stalls: float = 0.0
-    spares_first: bool = True
-    answers_in_parts: float = 0.0
-    answers_late: float = 0.0
-    keeps_silent: float = 0.0
-    ignores_interrupts: float = 0.0
 
 
 class DeadlockError(AssertionError):
@@ -131,7 +72,7 @@ class _Story:
 class _Worker:
     """One worker of the simulation."""
 
-    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_up", "live", "sent", "story", "worker_id")
+    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_leaving", "is_up", "live", "sent", "story", "worker_id")
 
     def __init__(self, worker_id: int, generation: int) -> None:
         self.worker_id = worker_id
@@ -141,7 +82,7 @@ class _Worker:
         self.sent: deque[Batch] = deque()  # received and not begun
         self.story: _Story | None = None
         self.is_up = False
-        self.is_ending = False
+        self.is_ending = self.is_leaving = False
         self.is_killed = False
 
 
@@ -234,10 +175,15 @@ class SimulatedBackend(ByReference):
             if worker.is_up and worker.story is None:
                 self._begin_next(worker)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say where a worker stands; as the seed says, only when it is asked again."""
         with self._lock:
-            if is_last_call or not self._happens(self._fate.keeps_silent):
+            story = self._workers[worker_id].story if worker_id in self._workers else None
+            begin = story.begins[0] if story is not None else 0.0
+            began = begin if begin <= self._time else _NEVER
+            if limit is not None and began + limit > self._time:
+                self._tell(m.Inspected(worker_id, generation, "", began=began))
+            elif is_last_call or not self._happens(self._fate.keeps_silent):
                 self._tell(m.Inspected(worker_id, generation, "in a simulation"))
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
@@ -249,10 +195,11 @@ class SimulatedBackend(ByReference):
         worker = self._workers.get(worker_id)
         if worker is None or worker.generation != generation or worker.is_killed:
             return
-        if how == "ask":
+        if how in ("ask", "leave"):
             worker.is_ending = True
+            worker.is_leaving = how == "leave"
             if worker.is_up and worker.story is None:
-                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+                self._begin_end(worker)
         elif how == "kill" or not self._happens(self._fate.ignores_interrupts):
             worker.is_killed = True
             self._plan(self._fate.kill_seconds, lambda: self._bury(worker, _KILLED))
@@ -337,10 +284,29 @@ class SimulatedBackend(ByReference):
             self._tell(m.InitFailed(worker.worker_id, worker.generation, error))
             self._bury(worker, 1)
 
+    def _begin_end(self, worker: _Worker) -> None:
+        """Let a worker end that has nothing else to do."""
+        fate, seconds = self._fate, self._draw(self._fate.exit_seconds)
+        if self._happens(fate.works_at_end):
+            self._tell(m.Ending(worker.worker_id, worker.generation, "finishing"))
+            self._plan(self._draw(fate.end_seconds), lambda: self._go_on_ending(worker, seconds))
+        elif not self._happens(fate.hangs_at_end):
+            self._plan(seconds, lambda: self._finish(worker))
+
+    def _go_on_ending(self, worker: _Worker, seconds: float) -> None:
+        if not self._is_alive(worker) or worker.is_killed:
+            return
+        if self._happens(self._fate.fails_at_end):
+            self._tell(m.EndFailed(worker.worker_id, worker.generation, "close", ValueError("so the seed says")))
+        self._tell(m.Ending(worker.worker_id, worker.generation, "leaving"))
+        if not self._happens(self._fate.hangs_at_end):
+            self._plan(seconds, lambda: self._finish(worker))
+
     def _finish(self, worker: _Worker) -> None:
         if self._is_alive(worker) and not worker.is_killed:
-            if worker.live is not None:
-                worker.live.finish()
+            events = [] if worker.live is None or worker.is_leaving else worker.live.finish()
+            for event in events[:-1]:  # the last is its death
+                self._tell(event)
             self._bury(worker, 0)
 
     def _crash(self, worker: _Worker) -> None:
@@ -375,7 +341,7 @@ class SimulatedBackend(ByReference):
         worker.story = None
         if worker.is_killed or not worker.sent:
             if worker.is_ending and not worker.is_killed:
-                self._plan(self._draw(self._fate.exit_seconds), lambda: self._finish(worker))
+                self._begin_end(worker)
             return
         if self._happens(self._fate.dies_before):
             self._plan(0.0, lambda: self._crash(worker))
@@ -392,7 +358,8 @@ class SimulatedBackend(ByReference):
 
         A real object answers all of them at once; what it did not live to say is dropped.
         """
-        story, fate, time = _Story(batch), self._fate, self._time
+        story, fate = _Story(batch), self._fate
+        time = self._time + self._draw(fate.unpickle_seconds)
         operation: Operation = batch.payload.data if batch.payload.data is not None else batch.payload.operation
         answers = worker.live.serve(batch).outcomes if worker.live is not None else None
         story.end = _NEVER

@@ -48,14 +48,14 @@ class ThreadBackend(ByReference):
     def start(self, worker_id: int, generation: int) -> None:
         """Start a thread."""
         assert self._context is not None
-        worker = MemoryWorker(self._context, worker_id, generation)
+        worker = MemoryWorker(self._context, worker_id, generation, self.wake)
         self._threads[worker_id] = _WorkerThread(worker, self._tell)
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Put a batch into the thread's queue."""
         self._threads[worker_id].inbox.put(batch)
 
-    def inspect(self, worker_id: int, generation: int, is_last_call: bool) -> None:
+    def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Look at the thread's frames."""
         self._tell(m.Inspected(worker_id, generation, stack_of(self._threads[worker_id].ident)))
 
@@ -148,9 +148,11 @@ class _WorkerThread:
             self._say(reply)
             del batch  # its arguments may be large, and the next may be long in coming
         if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
-            died = self.worker.finish()
+            self._say(m.Ending(self.worker.worker_id, self.worker.generation, "finishing"))
+            events = self.worker.finish()
             self._end_child(None)
-            self._say(died)
+            for event in events:
+                self._say(event)
 
     def _end_child(self, outcome: object) -> None:
         """End this process if the user's code has forked it: nothing waits here for what this thread, the only one, does."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, BinaryIO
 
 from objproxy.dashboard import frames
 from objproxy.dashboard.publishing import Publisher
@@ -28,8 +28,14 @@ _END_SECONDS = 3.0
 
 _PORTS = range(8080, 8100)
 
+#: In the environment of a process that is to become a helper, which removes it. The same stands in ``_worker/lineage.py``.
+_MARK = "OBJPROXY_HELPER"
+
 #: The server's interpreter takes nothing from the environment or the working directory; it gets this program's own path.
-_CODE = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from objproxy.dashboard.command import main; main()"
+_CODE = (
+    f"import os, sys, json; os.environ.pop({_MARK!r}, None); "
+    "sys.path[:] = json.loads(sys.argv.pop(1)); from objproxy.dashboard.command import main; main()"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,29 +217,44 @@ def _check_unconnected() -> None:
 
 
 def _start_server(ports: list[int]) -> tuple[subprocess.Popen[bytes], DashboardDetails]:
+    if _MARK in os.environ:
+        raise RuntimeError(
+            f"no dashboard is started by a process that should have become a helper: {sys.executable!r} runs the program once "
+            "more in place of the code that -c gives it. Likely cause: a frozen application. Start the dashboard by the command"
+            " 'objproxy dashboard', and call connect_to_dashboard()"
+        )
     path = [os.path.abspath(entry) for entry in sys.path]  # an empty one stands for the working directory
-    server = subprocess.Popen(
-        [sys.executable, "-I", "-c", _CODE, json.dumps(path), "serve", json.dumps(ports), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for the program, which ends it
-    )
+    read_fd, write_fd = (frames.move_above_standard(fd) for fd in os.pipe())
+    with os.fdopen(read_fd, "rb") as pipe:
+        try:
+            server = subprocess.Popen(
+                [sys.executable, "-I", "-c", _CODE, json.dumps(path), "serve", json.dumps(ports), str(os.getpid())],
+                env={**os.environ, _MARK: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=write_fd,
+                start_new_session=True,  # Ctrl-C is for the program, which ends it
+            )
+        finally:
+            os.close(write_fd)
+        return server, _take_details(server, pipe)
+
+
+def _take_details(server: subprocess.Popen[bytes], pipe: BinaryIO) -> DashboardDetails:
+    """Wait until the dashboard is up."""
     try:
-        told = _read_told(server)
+        told = _read_told(pipe)
     except BaseException:
         _end_server(server)
         raise
     if "error" in told:
         _end_server(server)
         raise OSError(told["error"])
-    return server, DashboardDetails(told["port"], server.pid, told["url"])
+    return DashboardDetails(told["port"], server.pid, told["url"])
 
 
-def _read_told(server: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _read_told(pipe: BinaryIO) -> dict[str, Any]:
     """Return what the server says when it is up, or cannot come up: one line."""
-    assert server.stdout is not None
-    with server.stdout as pipe:
-        line = pipe.readline() if select.select([pipe], [], [], _START_SECONDS)[0] else b""
+    line = pipe.readline() if select.select([pipe], [], [], _START_SECONDS)[0] else b""
     if not line:
         raise OSError("the dashboard's process has not come up; what it says on the error stream tells why")
     told: dict[str, Any] = json.loads(line)
@@ -248,8 +269,6 @@ def _end_server(server: subprocess.Popen[bytes]) -> None:
         server.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel cannot end it: nobody waits for that
             server.wait(_END_SECONDS)
-    if server.stdout is not None:
-        server.stdout.close()
 
 
 def _register() -> None:

@@ -8,6 +8,7 @@ user could have prepared is refused.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -87,6 +88,16 @@ def is_same_user(connection: Any) -> bool:
     return bool(uid == os.geteuid())
 
 
+def move_above_standard(fd: int) -> int:
+    """Move a descriptor away from the numbers of the standard streams, which are the user's, also where they are closed."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
 def connect(port: int, timeout: float) -> socket.socket:
     """Connect to the dashboard on a port; every wait for it takes at most `timeout` seconds.
 
@@ -95,7 +106,7 @@ def connect(port: int, timeout: float) -> socket.socket:
     ConnectionRefusedError
         There is none.
     """
-    connection = socket.socket(socket.AF_UNIX)
+    connection = socket.socket(fileno=move_above_standard(socket.socket(socket.AF_UNIX).detach()))
     try:
         connection.settimeout(timeout)
         connection.connect(str(socket_path(port)))

@@ -14,8 +14,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -103,15 +102,8 @@ class Guard:
         return None
 
     def _has_session(self, headers: list[tuple[str, str]]) -> bool:
-        for name, value in headers:
-            if name == "cookie":
-                try:
-                    found = SimpleCookie(value).get(self._cookie)
-                except CookieError:
-                    continue
-                if found is not None and _find(found.value, self._sessions) is not None:
-                    return True
-        return False
+        given = [found for name, value in headers if name == "cookie" for found in _cookies(value, self._cookie)]
+        return any(_find(session, self._sessions) is not None for session in given)
 
     async def _begin_session(self, query: bytes, send: Send) -> None:
         given = parse_qs(query.decode("latin-1")).get("token", [""])[0]
@@ -127,6 +119,18 @@ class Guard:
 
     def _how_to_enter(self) -> str:
         return f"The command <code>objproxy dashboard --url {self._port}</code> gives an address that lets you in."
+
+
+def _cookies(header: str, name: str) -> Iterator[str]:
+    """Yield the values of the cookies of one name, as browsers send them: pairs between semicolons (RFC 6265, 5.4).
+
+    All programs on this address share its cookies, whatever their ports. Those of others may be anything, and come first; also
+    one of our name with another path.
+    """
+    for pair in header.split(";"):
+        found, separator, value = pair.partition("=")
+        if separator and found.strip() == name:
+            yield value.strip()
 
 
 def _find(given: str, known: deque[str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -24,6 +25,11 @@ from objproxy.dashboard import frames
 from objproxy.dashboard.board import Board, Viewer
 from objproxy.dashboard.guard import Guard
 
+_logger = logging.getLogger("objproxy.dashboard")
+
+#: Loggers of what serves: asyncio's tells of connections, too.
+_FRAMEWORK = ("asyncio", "starlette", "uvicorn", "uvicorn.access", "uvicorn.asgi", "uvicorn.error")
+
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
@@ -38,6 +44,9 @@ _PACE_SECONDS = 0.2
 _HEARTBEAT_SECONDS = 5.0
 
 _MAX_VIEWERS = 32
+
+#: Bytes of a request. All programs on this address share its cookies: a browser keeps 180 of 4 kB.
+_MAX_HEADERS = 1 << 20
 
 #: How often is looked whether whoever has started the dashboard is still there.
 _OWNER_SECONDS = 0.5
@@ -120,11 +129,12 @@ class Dashboard:
         routes = [Route(path, _file_endpoint(*file)) for path, file in _FILES.items()]
         app = Starlette(routes=[*routes, Route("/events", self._events)])
         self.guard = Guard(app, self.port)
-        # What is logged would end up in the terminal of the job.
         config = uvicorn.Config(
             self.guard,
             log_config=None,
             access_log=False,
+            http="h11",  # whatever else is installed: its limit is known
+            h11_max_incomplete_event_size=_MAX_HEADERS,
             lifespan="off",
             ws="none",
             server_header=False,
@@ -217,6 +227,23 @@ def _file_endpoint(name: str, media_type: str) -> Callable[[Request], Response]:
     return endpoint  # type: ignore[return-value]  # Starlette takes both kinds of functions
 
 
+class _Retell(logging.Handler):
+    """Tells as a detail of ours what the framework logs: anybody can make it warn, and the terminal is the job's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record again, at the level DEBUG."""
+        _logger.debug("%s: %s", record.name, record.getMessage(), exc_info=record.exc_info)
+
+
+def _keep_terminal_clean() -> None:
+    """Have the loggers of the framework write nothing, as far as this program does not ask for it."""
+    for name in _FRAMEWORK:
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        logger.handlers[:] = [_Retell()]
+    _logger.addHandler(logging.NullHandler())
+
+
 def serve(ports: Iterable[int], owner: int | None, on_ready: Callable[[int, str], None]) -> None:
     """Serve a dashboard until it is ended; `on_ready` gets its port and its first address.
 
@@ -225,6 +252,7 @@ def serve(ports: Iterable[int], owner: int | None, on_ready: Callable[[int, str]
     OSError
         No port is free, or the directory of the sockets is not this user's alone.
     """
+    _keep_terminal_clean()
     listener, inlet, path = bind(ports)
     try:
         dashboard = Dashboard(listener, inlet, owner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import itertools
 import logging
 import os
@@ -12,9 +13,19 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-__all__ = ["AsyncResult"]
+__all__ = ["AsyncResult", "JobType"]
 
 _job_ids = itertools.count()
+
+
+class JobType(enum.Enum):
+    """The kinds of results that MPIRE tells apart; `AsyncResult` is that of an apply."""
+
+    MAIN = enum.auto()
+    INIT = enum.auto()
+    MAP = enum.auto()
+    EXIT = enum.auto()
+    APPLY = enum.auto()
 
 
 class AsyncResult:
@@ -31,6 +42,13 @@ class AsyncResult:
     unpack : callable
         Makes the result of what the worker returned.
 
+    Attributes
+    ----------
+    job_id : int
+        Number of the task.
+    type : JobType
+        `JobType.APPLY`.
+
     Notes
     -----
     A callback runs once, before `get` returns, in whichever thread takes the result in. One that raises is logged and costs
@@ -44,6 +62,7 @@ class AsyncResult:
         error_callback: Callable[[BaseException], Any] | None = None,
         unpack: Callable[[Any], Any] = lambda value: value,
     ) -> None:
+        self.type = JobType.APPLY
         self.job_id = next(_job_ids)
         self._future = future
         self._callback = callback

@@ -36,6 +36,8 @@ class Inherited:
         Anything.
     """
 
+    _objproxy_is_shared = True  # every item may have it
+
     def __init__(self, value: Any) -> None:
         self._key = next(_keys)
         _inherited[self._key] = value

@@ -125,6 +125,21 @@ def check_number(name: str, value: Any, kinds: tuple[type, ...], smallest: float
         raise ValueError(f"{name} should be >= {smallest}; got {value!r}")
 
 
+def check_concatenation(value: Any) -> None:
+    """Check that `concatenate_numpy_output` is True or False.
+
+    Raises
+    ------
+    TypeError
+        It is something else, such as the ``progress_bar_position`` that stood in its place before MPIRE 2.10.
+    """
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(
+            f"concatenate_numpy_output={value!r}: expected True or False; before MPIRE 2.10 progress_bar_position stood in "
+            "this place, which is progress_bar_options={'position': ...} now"
+        )
+
+
 def check_cpu_ids(cpu_ids: Any, n_jobs: int) -> list[list[int]] | None:
     """Check which processors each worker is pinned to; return a list of them for each entry.
 

@@ -95,7 +95,7 @@ class Crew:
             if self._session is not None and not self._session.is_usable:
                 self._drop(self._session)
             session = self._session
-            if session is not None and (self.has_changed or (session.lifespan != lifespan and not is_apply)):
+            if session is not None and self.has_changed:
                 logger.warning("WorkerPool parameters changed while keep_alive=True. Restarting workers.")
                 self._end(session, self._functions or functions)
                 session = None
@@ -104,6 +104,7 @@ class Crew:
                 session = self._last = self._session = Session(self._params, functions, lifespan)
                 self._functions = functions
             elif not is_apply:
+                session.live_for(lifespan)
                 self._warn_of_changes(functions)
                 self._functions = functions
             return session

@@ -10,19 +10,15 @@ from typing import Any
 from objproxy.insights import PARTS, Insights
 from objproxy.mpire.utils import format_seconds
 
-#: What methods of the performer do that are no tasks.
-_PART_OF = {"begin": "init", "finish": "exit"}
-
-
-#: What methods of the performer are called in a time line.
-_WORDS = {"begin": "worker_init", "finish": "worker_exit", "run_chunk": "tasks"}
+#: What calls are part of that are no tasks.
+_PART_OF = {"worker_init": "init", "worker_exit": "exit"}
 
 
 def in_users_words(insights: Insights) -> Insights:
     """Return insights of a pool of performers with the names that a user of maps knows."""
 
     def rename(method: str) -> str:
-        return _WORDS.get(method, "task") if method else ""
+        return method if method in _PART_OF or not method else "task"
 
     return dataclasses.replace(
         insights,

@@ -69,6 +69,7 @@ class MapRun:
     def __init__(self, session: Session, handle: Any, functions: Functions, params: MapParams, *, is_pinned: bool) -> None:
         self._session = session
         self._handle = handle
+        self._function = functions.func
         self._params = params
         self._is_pinned = is_pinned
         self._timeout = session.limit_of(functions.task_timeout)
@@ -122,6 +123,7 @@ class MapRun:
 
     def _method(self) -> Any:
         return self._session.method(
+            self._function,
             timeout=self._timeout,
             chunksize=self._chunksize,
             buffersize=self._params.max_tasks_active,
@@ -141,7 +143,7 @@ class MapRun:
             window = min(window, max(1, int(limit // size)))
         chunks = chunk_tasks(self._items, None, 1 if self._chunksize == 1 else size)
         with Progress(self._progress_bar(), self._n_items, "") as progress:
-            for results in self._session.in_turn(self._handle, chunks, window, self._timeout):
+            for results in self._session.in_turn(self._function, self._handle, chunks, window, self._timeout):
                 progress.update(len(results))
                 yield from self._session.unpack_all(results)
 

@@ -121,6 +121,7 @@ class Performer:
         self._function: Callable[..., Any] = _no_function
         self._known: dict[int, Task] = {}
         self._n_done = 0
+        self._has_exited = False
         self._slowest: list[float] = []
 
     def begin(self) -> None:
@@ -132,7 +133,7 @@ class Performer:
 
     def finish(self, worker_exit: Callable[..., Any] | None, limit: float | None, *, has_lifespan: bool) -> tuple[Any, ...]:
         """Run ``worker_exit``; return its result in a tuple, an empty one if this worker stands in for one and did nothing."""
-        if has_lifespan and self._is_replacement and not self._n_done:
+        if self._has_exited or (has_lifespan and self._is_replacement and not self._n_done):
             return ()
         run = worker_exit or self._setup.worker_exit
         if run is None:
@@ -149,6 +150,7 @@ class Performer:
 
     def run(self, task: Task, item: Any) -> Any:
         """Run the function for one item of a map."""
+        self._n_done += 1
         if task is not self._task:
             self._bind(task)
         try:
@@ -160,7 +162,6 @@ class Performer:
     def run_noted(self, task: Task, item: Any) -> Any:
         """Run the function for one item, and tell more if there is more to tell."""
         began = time.perf_counter()
-        self._n_done += 1
         result = self.run(task, item)
         return self._note(task, result, time.perf_counter() - began, item)
 
@@ -194,10 +195,16 @@ class Performer:
 
     def _note(self, task: Task, result: Any, seconds: float, item: Any) -> Any:
         self._check_time("task", task.limit, seconds)
-        is_last = task.worker_exit is not None and self._n_done == task.lifespan
-        exits = (task.worker_exit(*self._leading),) if is_last and task.worker_exit is not None else ()
+        exits: tuple[Any, ...] = ()
+        if task.worker_exit is not None and self._is_at_its_end(task):
+            self._has_exited = True
+            exits = (task.worker_exit(*self._leading),)
         slow = ((seconds, describe_arguments(item)),) if task.is_timed and self._is_slow(seconds) else ()
         return Noted(result, exits, slow) if exits or slow else result
+
+    def _is_at_its_end(self, task: Task) -> bool:
+        """Whether this was the last task; a map may have a shorter lifespan than those before."""
+        return task.lifespan is not None and self._n_done >= task.lifespan and not self._has_exited
 
     def _is_slow(self, seconds: float) -> bool:
         """Note a duration; whether it is among the longest so far."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from objproxy.insights import Insights
 from objproxy.mpire.async_result import AsyncResult
-from objproxy.mpire.checks import Functions, PoolParams, gather
+from objproxy.mpire.checks import Functions, PoolParams, check_concatenation, gather
 from objproxy.mpire.context import DEFAULT_START_METHOD, find_context
 from objproxy.mpire.crew import Crew
 from objproxy.mpire.insights import describe_insights
@@ -194,6 +194,7 @@ class WorkerPool:
         TypeError, ValueError
             A parameter that makes no sense; there were fewer items than `iterable_len`.
         """
+        check_concatenation(concatenate_numpy_output)
         functions, params = gather(locals())
         with self._crew.running_map("map", functions, params) as run:
             results = run.collect()

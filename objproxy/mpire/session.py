@@ -13,6 +13,7 @@ from typing import Any
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError
 from objproxy.handling import block, is_a
 from objproxy.insights import Insights
+from objproxy.mpire.apart import split_if_shared
 from objproxy.mpire.carry import Inherited, crossing_locks
 from objproxy.mpire.checks import Functions, PoolParams
 from objproxy.mpire.insights import in_users_words, make_insights
@@ -24,9 +25,16 @@ _MAX_RESTARTS = (20, 5.0)
 #: For a worker that is started anew: what its process may take to come up, besides its ``worker_init``.
 _START_SECONDS = 30.0
 
+#: What the errors of lost workers recommend.
+_ADVICE_OF_MAP = "The other tasks of the map are ended; the pool can be used again"
+_ADVICE_OF_APPLY = "The worker is replaced and the pool goes on; apply the function again if it may run twice"
+
 #: Functions that `apply` keeps with the workers: by handles, the latest, and by numbers, the first.
 _MAX_KEPT = 32
 _MAX_NUMBERED = 128
+
+#: Methods with options, which `apply` keeps.
+_MAX_METHODS = 1024
 
 
 class Session:
@@ -39,7 +47,7 @@ class Session:
     functions : Functions
         Of the call that starts the workers.
     lifespan : int or None
-        Tasks of a worker before it is replaced.
+        Tasks of a worker before it is replaced; maps may change it.
 
     Raises
     ------
@@ -50,21 +58,21 @@ class Session:
     def __init__(self, params: PoolParams, functions: Functions, lifespan: int | None) -> None:
         self.owner_pid = os.getpid()
         self.functions = functions
-        self.lifespan = lifespan
+        self.lifespan = self._first_lifespan = lifespan
         self.exit_results: list[Any] = []
         self.n_joined = [0] * params.n_workers  # tasks beyond the first of each chunk that was one call
         self.slowest: list[tuple[float, str]] = []
         self.n_workers = params.n_workers
         self._is_timed = params.enable_insights
-        self._has_notes = params.enable_insights or lifespan is not None
         self._is_thread = params.start_method == "threading"
         self._inherited: list[Inherited] = []
-        self._kept: OrderedDict[Callable[..., Any], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[Callable[..., Any], int | None], Any] = OrderedDict()
         self._free = deque(range(params.n_workers))
         self._pending: set[Future[Any]] = set()
         self._is_broken = False
         self._n_maps = 0
-        self._methods: dict[tuple[int, str, float | None], Any] = {}
+        self._has_replacements = lifespan is not None
+        self._methods: dict[tuple[Any, ...], Any] = {}
         self._numbers: dict[Callable[..., Any], int] = {}  # by which workers know functions of `call`
         self._taught: set[tuple[int, int | None]] = set()  # which worker knows which
         self._first_handle: Any = None  # stands for the function that the first workers were forked with
@@ -100,7 +108,6 @@ class Session:
                     backend="thread" if self._is_thread else "process",
                     start_method=None if self._is_thread else params.start_method,
                     cpu_ids=params.cpu_ids,
-                    max_tasks_per_worker=self.lifespan,
                     max_restarts=_MAX_RESTARTS,
                     on_restart="replay",
                     timeline=params.enable_insights,
@@ -118,7 +125,7 @@ class Session:
         """Run ``worker_init`` in every worker; one that is replaced runs it again."""
         if self.functions.worker_init is not None:
             limit = self.limit_of(self.functions.worker_init_timeout)
-            self._pool.begin.options(journal=True, counts=False, timeout=limit)()
+            self._pool.begin.options(journal=True, counts=False, timeout=limit, label="worker_init")()
 
     def close(self, functions: Functions) -> None:
         """Wait for what was submitted, run ``worker_exit`` in every worker and keep the results, and end the workers."""
@@ -141,9 +148,11 @@ class Session:
         is_first = functions.worker_exit is self.functions.worker_exit
         worker_exit = None if is_first else functions.worker_exit  # the first one is there
         limit = self.limit_of(functions.worker_exit_timeout)
-        finish = self._pool.finish.options(counts=False, timeout=limit, return_exceptions=True, stack_results=False)
+        finish = self._pool.finish.options(
+            counts=False, timeout=limit, return_exceptions=True, stack_results=False, label="worker_exit"
+        )
         own_limit = functions.worker_exit_timeout if self._is_thread else None
-        for outcome in finish(worker_exit, own_limit, has_lifespan=self.lifespan is not None):
+        for outcome in finish(worker_exit, own_limit, has_lifespan=self._has_replacements):
             if is_a(outcome, WorkerDiedError) and not outcome.started:
                 continue  # it died with nothing to do, and what it would have returned with it
             if is_a(outcome, BaseException):
@@ -189,7 +198,19 @@ class Session:
         """Return the same as MPIRE's users know it, with the slowest tasks."""
         return make_insights(self._pool.insights(), self.n_joined, self.slowest)
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether workers tell more of a task than its result."""
+        return self._is_timed or self.lifespan is not None
+
     # ---- tasks -------------------------------------------------------------------------------------------------------
+
+    def live_for(self, lifespan: int | None) -> None:
+        """Change after how many tasks a worker is replaced; those that are there stay, with what they hold."""
+        if lifespan != self.lifespan:
+            self.lifespan = lifespan
+            self._has_replacements |= lifespan is not None
+            self._taught.clear()  # workers know functions together with the lifespan
 
     def task(self, functions: Functions) -> Task:
         """Return what workers have to know of a function."""
@@ -201,6 +222,7 @@ class Session:
         """Give what stands for a function in calls, as long as the block runs."""
         first = self.functions
         is_first = functions.func is first.func and functions.worker_exit is first.worker_exit
+        is_first = is_first and self.lifespan == self._first_lifespan
         self._n_maps += 1
         try:
             if self._is_thread:
@@ -213,25 +235,34 @@ class Session:
         finally:
             self._n_maps -= 1
 
-    def method(self, **options: Any) -> Any:
+    def method(self, function: Callable[..., Any], **options: Any) -> Any:
         """Return the method that runs one item, with options."""
-        name = "run_noted" if self._has_notes or self._is_thread else "run"
-        return getattr(self._pool, name).options(**options)
+        name = "run_noted" if self.has_notes or self._is_thread else "run"
+        return getattr(self._pool, name).options(**self._told(function, _ADVICE_OF_MAP), **options)
 
-    def in_turn(self, handle: Any, chunks: Iterable[Any], window: int, timeout: float | None) -> Iterator[list[Any]]:
+    def _told(self, function: Callable[..., Any], advice: str) -> dict[str, Any]:
+        """Return the options that errors are told with, in the words of this face, and the lifespan."""
+        return {"label": function, "advice": advice, "max_tasks_per_worker": self.lifespan}
+
+    def in_turn(
+        self, function: Callable[..., Any], handle: Any, chunks: Iterable[Any], window: int, timeout: float | None
+    ) -> Iterator[list[Any]]:
         """Give chunk i to worker ``i % n``; yield the results of each chunk, in order.
 
         At most `window` chunks are on their way.
         """
         instances: list[Any] = list(self._pool)
-        methods = [instance.run_chunk.options(timeout=timeout) for instance in instances]
+        told = self._told(function, _ADVICE_OF_MAP)
+        methods = [instance.run_chunk.options(timeout=timeout, **told) for instance in instances]
         pending: deque[Future[Any]] = deque()
         try:
             for number, chunk in enumerate(chunks):
-                pending.append(methods[number % len(methods)].submit(handle, chunk))
-                self.n_joined[number % len(methods)] += len(chunk) - 1
-                if len(pending) >= window:
-                    yield pending.popleft().result()
+                worker_id = number % len(methods)
+                for part in split_if_shared(chunk):
+                    pending.append(methods[worker_id].submit(handle, part))
+                    self.n_joined[worker_id] += len(part) - 1
+                    if len(pending) >= window:
+                        yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
@@ -249,7 +280,7 @@ class Session:
 
     def unpack_all(self, values: list[Any]) -> list[Any]:
         """Return the results of tasks."""
-        return [self.unpack(value) for value in values] if self._has_notes else values
+        return [self.unpack(value) for value in values] if self.has_notes else values
 
     def call(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function in a worker that is free, and wait for its result."""
@@ -279,13 +310,13 @@ class Session:
 
     def _call_on(self, worker_id: int, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function in one worker, which knows it by a number from the second time on."""
-        timeout, number = functions.task_timeout, self._number_of(functions.func)
+        number = self._number_of(functions.func)
         if (worker_id, number) in self._taught and not kwargs:
             try:
-                return self._method_on(worker_id, "call_known", timeout)(number, *args)
+                return self._method_on(worker_id, "call_known", functions)(number, *args)
             except UnknownTaskError:  # the worker was replaced
                 pass
-        result = self._method_on(worker_id, "call", timeout)(self._keep(functions), args, kwargs, number)
+        result = self._method_on(worker_id, "call", functions)(self._keep(functions), args, kwargs, number)
         if number is not None:
             self._taught.add((worker_id, number))
         return result
@@ -297,19 +328,24 @@ class Session:
             number = self._numbers[function] = len(self._numbers)
         return number
 
-    def _method_on(self, worker_id: int, name: str, timeout: float | None) -> Any:
-        """Return a method of one worker, which is made once: that takes as long as a call."""
-        method = self._methods.get((worker_id, name, timeout))
+    def _method_on(self, worker_id: int, name: str, functions: Functions) -> Any:
+        """Return a method of one worker, which is made once for each function: that takes as long as a call."""
+        function, timeout = functions.func, functions.task_timeout
+        key = (worker_id, name, timeout, self.lifespan, getattr(function, "__qualname__", None) or type(function))
+        method = self._methods.get(key)
         if method is None:
-            method = getattr(self._pool[worker_id], name).options(timeout=self.limit_of(timeout))
-            self._methods[worker_id, name, timeout] = method
+            if len(self._methods) >= _MAX_METHODS:
+                self._methods.clear()
+            told = self._told(function, _ADVICE_OF_APPLY)
+            method = getattr(self._pool[worker_id], name).options(timeout=self.limit_of(timeout), **told)
+            self._methods[key] = method
         return method
 
     def submit(self, functions: Functions, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
         """Have a function called in a worker that is free; return a future."""
-        limit = self.limit_of(functions.task_timeout)
+        limit, told = self.limit_of(functions.task_timeout), self._told(functions.func, _ADVICE_OF_APPLY)
         try:
-            future: Future[Any] = self._pool.call.options(timeout=limit).submit(self._keep(functions), args, kwargs)
+            future: Future[Any] = self._pool.call.options(timeout=limit, **told).submit(self._keep(functions), args, kwargs)
         except PoolBrokenError:
             self._is_broken = True
             raise
@@ -332,12 +368,13 @@ class Session:
         task = self.task(functions)._replace(worker_exit=self.functions.worker_exit)
         if self._is_thread or not is_constant(function) or not _goes_by_value(function):
             return task
-        handle = self._kept.pop(function, None)
+        key = function, self.lifespan
+        handle = self._kept.pop(key, None)
         if handle is None:
             handle = self._pool.put(task)
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.popitem(last=False)[1].close()
-        self._kept[function] = handle
+        self._kept[key] = handle
         return handle
 
 

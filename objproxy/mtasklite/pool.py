@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NoReturn, Self
 
-from objproxy import PoolBrokenError, PoolClosedError, ProxyPool, RemoteTraceback, WorkerInitError
+from objproxy import (
+    NotSupportedError,
+    PoolBrokenError,
+    PoolClosedError,
+    ProxyPool,
+    RemoteTraceback,
+    TaskTimeoutError,
+    WorkerInitError,
+)
 from objproxy.handling import cause_of, is_a, set_traceback
 from objproxy.mtasklite.constants import (
     ArgumentError,
@@ -15,11 +24,17 @@ from objproxy.mtasklite.constants import (
     check_argument_type,
     check_behaviour,
 )
-from objproxy.mtasklite.delayed_init import Delayed
+from objproxy.mtasklite.delayed_init import Delayed, ShellObject
 from objproxy.mtasklite.streaming import Inline, Input, Pace, Seat
 
 #: Most items of a batch for each worker, however fast they are taken.
 _MAX_ITEMS_PER_WORKER = 1024
+
+#: What the errors of lost workers recommend.
+_ADVICE = (
+    "The worker is replaced. With exception_behavior='ignore' such errors are results and the other items go on; with "
+    "'deferred' they are raised at the end"
+)
 
 #: Deaths of one worker within so many seconds after which it is given up. Items that kill are the items' fault.
 _MAX_RESTARTS = (100, 5.0)
@@ -99,6 +114,8 @@ class Pool:
         exception_behaviour: str | None = None,
     ) -> None:
         workers = _list_workers(worker_or_worker_arr, n_jobs)
+        if task_timeout is not None and use_threads:
+            raise NotSupportedError(f"task_timeout={task_timeout!r} needs workers that are processes; leave use_threads out")
         self.exited = False
         self.num_workers = len(workers)
         self.argument_type = check_argument_type(argument_type)
@@ -116,7 +133,9 @@ class Pool:
             self._inline = getattr(Seat(workers[0]), self.argument_type)
         else:
             self._workers = _start(workers, "thread" if use_threads else "process")
-            self._method = getattr(self._workers, self.argument_type).options(timeout=task_timeout)
+            self._method = getattr(self._workers, self.argument_type).options(
+                timeout=task_timeout, label=_label_of(workers), advice=_ADVICE
+            )
 
     @property
     def is_remote(self) -> bool:
@@ -155,7 +174,8 @@ class Pool:
         for results in list(self._results):
             results.close()
         if self._workers is not None:
-            self._workers.close(self.join_timeout)
+            with contextlib.suppress(TaskTimeoutError):  # what a worker still does in the background is given up without a word
+                self._workers.close(self.join_timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -254,6 +274,12 @@ def _clean(error: Exception | SystemExit) -> Exception | SystemExit:
     return error
 
 
+def _label_of(workers: list[Any]) -> Any:
+    """Return what names the workers in errors: their function, or their class."""
+    found = [worker.object_class if isinstance(worker, ShellObject) else worker for worker in workers]
+    return found[0] if all(each is found[0] for each in found) else "the worker"
+
+
 def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
     """Start one worker for each; the error of a constructor is raised as itself."""
     try:
@@ -261,6 +287,7 @@ def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:
             Seat,
             init_args_each=[(worker,) for worker in workers],
             backend=backend,
+            start_method="fork-if-safe",  # as quick as mtasklite's own forks
             max_restarts=_MAX_RESTARTS,
             warn_unclosed=False,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
@@ -114,6 +115,8 @@ def pqdm(
     items = _one_of("input_iterable", input_iterable, "array", array)
     workers = _one_of("worker_or_worker_arr", worker_or_worker_arr, "function", function)
     pool_options, tqdm_options = divide_kwargs(kwargs, Pool)
+    if sys.stderr is None and tqdm_class is None and tqdm_options.get("file") is None:
+        tqdm_options["disable"] = True  # the program has closed it, and tqdm would fail
     results = Pool(
         workers,
         n_jobs,

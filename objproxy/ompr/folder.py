@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -134,5 +135,6 @@ def _as_parts(name: str, parts: Any) -> tuple[str, ...] | None:
 def _with_bar(numbers: range, is_shown: bool) -> Iterable[int]:
     from tqdm import tqdm  # who shows no bar never loads it
 
-    bar: Iterable[int] = tqdm(numbers, unit="file") if is_shown else numbers
+    # tqdm fails where the program has closed its error stream.
+    bar: Iterable[int] = tqdm(numbers, unit="file") if is_shown and sys.stderr is not None else numbers
     return bar

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,12 +31,18 @@ class Reporter:
         Seconds between two lines.
     log : callable
         ``log(level, text)``.
+
+    Attributes
+    ----------
+    n_lines : int
+        Lines up to now.
     """
 
     def __init__(self, look: Callable[[], Progress], interval: float, log: Callable[[int, str], None]) -> None:
         self._look = look
         self._interval = interval
         self._log = log
+        self.n_lines = 0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._report, name="objproxy-ompr-report", daemon=True)
         self._thread.start()
@@ -49,8 +57,22 @@ class Reporter:
         while not self._is_over.wait(self._interval):
             progress, now = self._look(), time.perf_counter()
             if progress != before:
-                self._log(logging.INFO, format_progress(progress, (progress.n_done - before.n_done) / (now - then)))
+                speed = (progress.n_done - before.n_done) / (now - then)
+                self._log(logging.INFO, f"progress: {format_progress(progress, speed)}")
+                self.n_lines += 1
             before, then = progress, now
+
+
+def is_shown(logger: logging.Logger, level: int) -> bool:
+    """Whether a message of this level reaches any handler that the program has set up."""
+    return logger.isEnabledFor(level) and logger.hasHandlers()
+
+
+def show(text: str) -> None:
+    """Write a line to the standard error, where there is one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or it is closed
+        sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} objproxy.ompr: {text}\n")
+        sys.stderr.flush()
 
 
 def format_progress(progress: Progress, speed: float) -> str:

@@ -24,7 +24,7 @@ from objproxy import (
 from objproxy.devices import resolve_devices
 from objproxy.handling import describe, is_a
 from objproxy.ompr.helpers import OMPRException
-from objproxy.ompr.report import Progress, Reporter
+from objproxy.ompr.report import Progress, Reporter, is_shown, show
 from objproxy.ompr.spellings import accept_older_spellings
 from objproxy.ompr.worker import Host, RunningWorker
 
@@ -33,6 +33,9 @@ __all__ = ["OMPRException", "OMPRunner", "RunningWorker"]
 #: A worker may die this often, in so many seconds, before it is given up. Each death of a task is told by its result, reruns
 #: are bounded, and constructors that fail in a row end a worker soon: so this is a large number in a long time.
 _MAX_RESTARTS = (1000, 600.0)
+
+#: What the errors of lost workers recommend.
+_ADVICE = "The worker is replaced and the runner goes on; rerun_crashed=True tries such tasks again, max_reruns= times"
 
 #: Seconds between two reports for ``report_interval="auto"``: usually, and with a log level of at most DEBUG.
 _AUTO_INTERVAL, _AUTO_DEBUG_INTERVAL = 30.0, 10.0
@@ -85,6 +88,9 @@ class OMPRunner:
         Name of the pool, for logs and errors.
     logger : logging.Logger or None
         Where the runner logs; default: the logger "objproxy.ompr".
+    shows_reports : bool
+        Write the reports to the standard error if no handler is set up that would show them. ``report_delay=`` turns it on, as
+        in the generations of OMPR that have it, unless a `logger` is given.
     pool_options : mapping or None
         Further options of `objproxy.ProxyPool`: ``start_method`` (default here: "fork-if-safe", as quick as OMPR's own forks),
         ``seed``, ``init_timeout``, ``max_rss``, ...
@@ -141,12 +147,14 @@ class OMPRunner:
         max_results_kept: int | None = None,
         name: str | None = None,
         logger: logging.Logger | None = None,
+        shows_reports: bool = False,
         pool_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_class(rww_class)
         interval = _interval(report_interval, loglevel_subproc)
         self._logger = logger or logging.getLogger("objproxy.ompr")
         self._log_level = loglevel_subproc
+        self._shows_reports = shows_reports and logger is None
         self._logs_failures = log_rww_exception or loglevel_subproc < logging.INFO
         self._raises_failures = raise_rww_exception
         self._attempts = 1 + max_reruns if rerun_crashed else 1
@@ -163,20 +171,21 @@ class OMPRunner:
         # The user's class is part of what is called to make an object, not an argument of it: so a pool loads it once, for all
         # workers and those that replace them, and not anew in each.
         make_host = functools.partial(Host, rww_class)
-        vars(make_host)["__qualname__"] = getattr(rww_class, "__qualname__", type(rww_class).__qualname__)  # for errors
+        label = getattr(rww_class, "__qualname__", type(rww_class).__qualname__)
+        vars(make_host)["__qualname__"] = label  # for errors
         self._pool: ProxyPool[Host] = ProxyPool(
             make_host, init_kwargs=host_kwargs, devices=_devices(devices), max_tasks_per_worker=rww_lifetime or None, **options
         )
         try:
             run: Any = self._pool.run
             run = run.options(timeout=task_timeout or None, retries=self._attempts - 1, retry_on=BaseException)
-            run = run.options(buffersize=max_results_kept)
+            run = run.options(buffersize=max_results_kept, label=f"{label}.process", advice=_ADVICE)
             self._stream = run.stream(ordered=ordered_results, maxsize=max_tasks_queued, on_error=self._on_failure)
         except BaseException:
             self._pool.kill()
             raise
         if interval is not None:
-            self._reporter = Reporter(self._look, interval, self._log)
+            self._reporter = Reporter(self._look, interval, self._report)
 
     # ---- tasks and results -------------------------------------------------------------------------------------------
 
@@ -187,7 +196,8 @@ class OMPRunner:
         ----------
         tasks : dict or iterable of dict
             One task, or any number of them. A list or tuple is taken at once; any other iterable is read by a thread, no
-            faster than the workers need its tasks, so it may be endless. A task must not be changed once it was given.
+            faster than the workers need its tasks, so it may be endless. The dict of a task may be changed and given again;
+            what it holds must not be changed before its result is there.
 
         Raises
         ------
@@ -201,13 +211,11 @@ class OMPRunner:
         if self._is_over:
             raise PoolClosedError("the runner has exited; make a new one")
         if isinstance(tasks, Mapping):
-            self._stream.put([tasks])
+            self._stream.put([dict(tasks)])
         elif isinstance(tasks, (list, tuple)):
-            for task in tasks:
-                _check_task(task)
-            self._stream.put(tasks)
+            self._stream.put([_copy_task(task) for task in tasks])
         elif isinstance(tasks, Iterable) and not isinstance(tasks, (str, bytes)):
-            self._stream.put(map(_check_task, tasks))
+            self._stream.put(map(_copy_task, tasks))
         else:
             raise _wrong_task(tasks)
 
@@ -312,6 +320,12 @@ class OMPRunner:
         stream = self._stream
         return Progress(stream.n_put, stream.n_done, stream.n_queued, sum(sizes) if sizes else None)
 
+    def _report(self, level: int, text: str) -> None:
+        if self._shows_reports and level >= self._log_level and not is_shown(self._logger, level):
+            show(text)
+        else:
+            self._log(level, text)
+
     def _log(self, level: int, text: str) -> None:
         if level >= self._log_level:
             self._logger.log(level, "%s", text)
@@ -356,10 +370,11 @@ def _check_class(rww_class: Any) -> None:
         raise TypeError(f"rww_class={rww_class.__name__}: it has no method 'process', which every task is given to")
 
 
-def _check_task(task: Any) -> Mapping[str, Any]:
+def _copy_task(task: Any) -> dict[str, Any]:
+    """Return a task as it is now: programs change one dict and give it again."""
     if not isinstance(task, Mapping):
         raise _wrong_task(task)
-    return task
+    return dict(task)
 
 
 def _wrong_task(task: Any) -> TypeError:

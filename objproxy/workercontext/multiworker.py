@@ -12,6 +12,9 @@ from objproxy import ParallelCall, ParallelFunction, ProxyPool
 Reduction = Callable[[list[Any]], Any]
 Combine = Callable[[list[Any], list[int]], Any]
 
+#: As quick as workercontext's own forks.
+_START_METHOD = "fork-if-safe"
+
 
 class MultiWorker:
     """A context in which a function of a list runs on batches of that list, in several processes.
@@ -72,6 +75,7 @@ class MultiWorker:
             reduction=reduction,
             combine=combine,
             verbose=verbose,
+            start_method=_START_METHOD,
         )
 
     @property
@@ -234,7 +238,7 @@ def auto_parallelise(function: Callable[..., Any], *, verbose: bool = False) -> 
         )
     if not is_told:
         raise ValueError(f"{function!r} has no type hint of what it returns, by which auto_parallelise chooses the reduction")
-    return ParallelFunction(function, reduction="auto", verbose=verbose)
+    return ParallelFunction(function, reduction="auto", verbose=verbose, start_method=_START_METHOD)
 
 
 def parallelise_async(

@@ -1,4 +1,4 @@
-"""The reductions of workercontext; they are those of `objproxy.reductions`."""
+"""The reductions of workercontext; they are those of `objproxy.reductions`, which take the parameter names of both."""
 
 from objproxy.reductions import (
     ReductionComposition,

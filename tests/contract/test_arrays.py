@@ -16,6 +16,7 @@ import pytest
 from objproxy import ArgumentPickleError, ProxyPool, WorkerDiedError, backends, shared
 from objproxy.backends import plane as planes
 from objproxy.backends.plane import ProgramPlane
+from optional import need
 from targets import poll_until
 from ways import MakePool, Way
 
@@ -280,7 +281,7 @@ def test_objects_that_give_buffers(pool: ProxyPool[Archive], kind: Any, size: in
 
 @pytest.mark.parametrize("n_rows", [10, 100_000])
 def test_frames_of_pandas(pool: ProxyPool[Archive], n_rows: int) -> None:
-    import pandas  # slow to load, and needed here alone
+    pandas = need("pandas")  # slow to load, and needed here alone
 
     frame = pandas.DataFrame({"x": np.arange(n_rows) / 2, "n": np.arange(n_rows), "text": [f"t{i % 7}" for i in range(n_rows)]})
     for got in (pool[0].echo({"deep": [frame]})["deep"][0], pool.echo.map([frame])[0]):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import operator
+import sys
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
 from objproxy import ProxyPool
-from targets import HasPoolNames, Model, Oddities, Slotted, WithProperties
+from targets import HasPoolNames, Model, Oddities, Slotted, Tally, WithProperties
 from ways import MakePool
 
 
@@ -33,7 +37,7 @@ def test_an_attribute_is_set_on_every_instance(make_pool: MakePool) -> None:
 def test_class_attributes_are_data_too(shared_pool: ProxyPool[Model]) -> None:
     pool: Any = shared_pool
     assert pool.scale.tolist() == [3, 3, 3]
-    assert list(pool.offsets) == [(1, 2)] * 3
+    assert pool.offsets.tolist() == [[1, 2]] * 3
 
 
 def test_properties_are_read_and_set(make_pool: MakePool) -> None:
@@ -139,3 +143,120 @@ def test_a_value_that_cannot_be_pickled_cannot_be_read_or_set(make_pool: MakePoo
     with pytest.raises(TypeError, match="lock"):
         pool.rate = threading.Lock()
     assert pool.rate.tolist() == [1.5, 1.5]
+
+
+def values_of(pool: Any, name: str) -> list[Any]:
+    return [getattr(instance, name) for instance in pool]
+
+
+def test_an_operator_is_applied_on_every_instance(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally, worker_count=3)
+    pool.n += 1
+    assert values_of(pool, "n") == [1, 2, 3]
+    pool.remote.n *= 10
+    pool[1].n -= 5
+    assert values_of(pool, "n") == [10, 15, 30]
+    for instance in pool:
+        instance.n //= 5
+    assert pool.n.tolist() == [2, 3, 6]
+    assert pool.types().tolist() == [["int", "list", "tuple"]] * 3
+
+
+def test_every_operator_is_the_instances_own(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    pool.n += 7
+    pool.n -= 1
+    pool.n *= 4
+    pool.n <<= 2
+    pool.n >>= 1
+    pool.n |= 1
+    pool.n ^= 3
+    pool.n &= 0xFF
+    pool.n **= 2
+    pool.n %= 1000
+    pool.n //= 2
+    pool.n /= 4
+    expected = []
+    for n in range(2):
+        value: Any = ((((n + 7 - 1) * 4) << 2 >> 1 | 1) ^ 3) & 0xFF
+        expected.append(value**2 % 1000 // 2 / 4)
+    assert values_of(pool, "n") == expected
+    pool.matrix @= np.full((2, 2), 3.0)
+    assert pool[1].matrix.tolist() == [[3, 3], [3, 3]]
+
+
+def test_an_operator_meets_what_the_instance_holds_and_no_array_of_it(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    pool.big *= 2**40
+    pool.n += 0.5
+    pool.text += "b"
+    pool.items += [5]
+    pool.pair += (3,)
+    pool.is_on += 1
+    pool.weights *= 0.5
+    pool.level += 1
+    pool.limit -= 1
+    assert values_of(pool, "big") == [2**80, 2**80]
+    assert values_of(pool, "n") == [0.5, 1.5]
+    assert values_of(pool, "text") == ["ab", "ab"]
+    assert values_of(pool, "items") == [[1, 5], [1, 5]]
+    assert pool.keeps_its_list().all()  # it was changed in place
+    assert values_of(pool, "pair") == [(1, 2, 3), (1, 2, 3)]
+    assert values_of(pool, "is_on") == [2, 2]
+    assert [weights.tolist() for weights in values_of(pool, "weights")] == [[0.5, 0.5], [1.0, 1.0]]
+    assert values_of(pool, "level") == [2, 2]
+    assert values_of(pool, "limit") == [8, 8]
+
+
+def test_an_operator_that_does_not_fit_is_the_error_of_the_instances(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    with pytest.raises(TypeError, match="str") as caught:
+        pool.text += 1
+    assert "worker 1 failed too" in "".join(caught.value.__notes__)
+    for holder in (pool, pool[0], pool.remote):
+        with pytest.raises(AttributeError, match=r"'levle'; did you mean 'level'"):
+            holder.levle += 1
+        with pytest.raises(TypeError):
+            holder.types += 1
+        with pytest.raises(AttributeError, match="underscored"):
+            holder._level += 1
+    with pytest.raises(AttributeError, match="workers"):
+        pool.workers += (1,)
+    assert values_of(pool, "text") == ["a", "a"]
+    assert values_of(pool, "level") == [1, 1]
+
+
+def test_the_array_that_was_read_is_not_set_on_every_instance(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    values = pool.n
+    values += 1
+    with pytest.raises(TypeError, match=r"pool\.n \+= \.\.\."):
+        pool.n = values
+    with pytest.raises(TypeError, match="holds the values of all instances"):
+        setattr(pool, "n", operator.iadd(pool.n, 1))  # noqa: B010
+    assert values_of(pool, "n") == [0, 1]
+    pool.ratio = values  # under another name, or as a copy, it is meant
+    pool.n = values.copy()
+    assert pool[1].ratio.tolist() == pool[1].n.tolist() == [1, 2]
+
+
+def test_an_attribute_that_was_read_is_not_kept(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    values = weakref.ref(pool.n)
+    gc.collect()
+    assert values() is None
+
+
+def test_an_operator_is_seen_wherever_the_statement_stands(make_pool: MakePool) -> None:
+    pool: Any = make_pool(Tally)
+    many_names = "".join(f"name_{i} = pool\n" for i in range(300))  # so that instructions have long arguments
+    exec(f"{many_names}pool.n += 1\npool.n += 1", {"pool": pool})
+    sys_trace = sys.gettrace()
+    sys.settrace(lambda *_event: None)
+    try:
+        exec("for holder in (pool, pool.remote): holder.n += 1", {"pool": pool})
+    finally:
+        sys.settrace(sys_trace)
+    assert values_of(pool, "n") == [4, 5]
+    assert (same := pool).n.tolist() == [4, 5]
+    assert same is pool

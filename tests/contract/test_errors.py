@@ -182,13 +182,13 @@ def test_an_argument_whose_unpickling_raises_is_its_calls_error(make_pool: MakeP
 def test_a_class_or_its_arguments_that_cannot_be_pickled_are_told_before_anything_starts(make_pool: MakePool) -> None:
     with pytest.raises(ArgumentPickleError, match=r"constructor's arguments.*lock"):
         make_pool(init_args=(threading.Lock(),))
-    lock = threading.Lock()
+    numbers = (number for number in range(3))
 
     class Enclosing:
         def use(self) -> Any:
-            return lock
+            return next(numbers)
 
-    with pytest.raises(ArgumentPickleError, match="Enclosing"):
+    with pytest.raises(ArgumentPickleError, match=r"Enclosing -> method 'use' -> enclosed 'numbers' \(generator\)"):
         make_pool(Enclosing)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from objproxy import NotSupportedError, PoolClosedError, ProxyPool, WorkerInitError
 from objproxy.proxy import POOL_NAMES
+from optional import need
 from targets import (
     PATIENCE_SECONDS,
     Closing,
@@ -25,9 +25,12 @@ from targets import (
     Model,
     Named,
     Unsnappable,
+    make_text,
     poll_until,
 )
 from ways import MakePool, Way
+
+psutil = need("psutil")
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,27 @@ def test_another_thread_may_kill_the_pool_under_a_call(make_pool: MakePool, gate
     thread.join(PATIENCE_SECONDS)
 
 
+def test_join_waits_for_the_end_of_a_pool(make_pool: MakePool) -> None:
+    """A habit from `multiprocessing.Pool`."""
+    pool = make_pool()
+    with pytest.raises(ValueError, match=r"still running; call close\(\)"):
+        pool.join()
+    pool.close()
+    assert pool.join() is None
+    killed = make_pool()
+    killed.kill()
+    assert killed.join() is None
+
+
+def test_a_class_that_has_join_keeps_its_own(way: Way) -> None:
+    with ProxyPool(str, worker_count=2, init_args=("-",), **way.options) as pool:
+        assert pool.join("ab").tolist() == ["a-b", "a-b"]
+        with pytest.raises(AttributeError):
+            _ = pool.remote.joint
+    with ProxyPool(make_text, worker_count=1, **way.options) as made:
+        assert made.join("ab").tolist() == ["a-b"]
+
+
 def test_a_pool_that_is_forgotten_is_ended_with_a_warning(way: Way) -> None:
     pool = ProxyPool(Model, worker_count=1, name="lost", **way.options)
     pid = pool.workers[0].pid
@@ -186,10 +210,10 @@ def test_the_pools_own_names_are_a_closed_list(shared_pool: ProxyPool[Model]) ->
 
 def test_constructors_get_their_arguments(make_pool: MakePool) -> None:
     pool = make_pool(Named, init_args=(1, 2), init_kwargs={"a": 3})
-    assert list(pool.args) == [(1, 2)] * 2
+    assert pool.args.tolist() == [[1, 2]] * 2
     assert list(pool.kwargs) == [{"a": 3}] * 2
     each = make_pool(Named, worker_count=None, init_args_each=[(1,), {"b": 2}, (3,)], init_args=(9,), init_kwargs={"a": 0})
-    assert list(each.args) == [(1,), (9,), (3,)]
+    assert each.args.tolist() == [[1], [9], [3]]
     assert list(each.kwargs) == [{"a": 0}, {"a": 0, "b": 2}, {"a": 0}]
 
 

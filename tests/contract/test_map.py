@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ def test_keyword_arguments_are_columns_too(shared_pool: ProxyPool[Model]) -> Non
     results = shared_pool.score(range(4), bias=[1, 2, 3], map_args=True)
     assert results.tolist() == [1, 4, 7]
     assert shared_pool.score(x=[1, 2], map_args=True).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("mode", [{}, {"synchronize": True}], ids=["map", "rounds"])
+def test_a_map_of_nothing_but_endless_iterables_is_refused(shared_pool: ProxyPool[Model], mode: dict[str, Any]) -> None:
+    endless: list[Callable[[], Any]] = [lambda: itertools.repeat(1), itertools.count, lambda: itertools.cycle([1, 2])]
+    for make in endless:
+        with pytest.raises(ValueError, match=r"endless.*imap"):
+            shared_pool.score(make(), factor=make(), map_args=True, **mode)
+        with pytest.raises(ValueError, match=r"endless.*imap"):
+            shared_pool.score.map(make())
+        assert next(shared_pool.score.imap(make())) in (0, 2)
+        assert len(shared_pool.score(make(), range(3), map_args=True, **mode)) == 3
 
 
 def test_repeat_is_a_constant(shared_pool: ProxyPool[Model]) -> None:

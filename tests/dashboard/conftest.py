@@ -12,6 +12,7 @@ import pytest
 import objproxy
 from dashboard_client import Client
 from objproxy.dashboard.control import _end_server, _start_server
+from optional import need
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,12 +35,14 @@ def none_is_left() -> Iterator[None]:
 @pytest.fixture
 def dashboard() -> objproxy.DashboardDetails:
     """Give a dashboard to which this program is connected."""
+    need("starlette", "uvicorn")
     return objproxy.start_dashboard([0])
 
 
 @pytest.fixture(scope="module")
 def port(runtime_directory: Path) -> Iterator[int]:
     """Give the port of a dashboard that all tests of the module share."""
+    need("starlette", "uvicorn")
     server, details = _start_server([0])
     yield details.port
     _end_server(server)

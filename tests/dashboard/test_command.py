@@ -13,6 +13,7 @@ import pytest
 
 from dashboard_client import Client, hello, publish
 from objproxy.dashboard import command
+from optional import need, needs
 from targets import PATIENCE_SECONDS
 
 
@@ -24,6 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Give a dashboard that was started by hand, and what it has printed."""
+    need("starlette", "uvicorn")
     line = [sys.executable, "-m", "objproxy.dashboard", "--port", "0"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -65,6 +67,7 @@ def test_it_ends_at_once_and_quietly(served: tuple[subprocess.Popen[str], str]) 
     assert process.returncode == 0
 
 
+@needs("starlette", "uvicorn")
 def test_what_goes_wrong_is_told_in_a_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

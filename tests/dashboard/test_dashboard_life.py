@@ -14,15 +14,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 import objproxy
 from dashboard_client import Client, publish
 from objproxy import DashboardDetails, ProxyPool
 from objproxy.dashboard import control, frames
+from optional import need
 from programs import is_gone
 from targets import PATIENCE_SECONDS, Gate, poll_until
+
+psutil = need("psutil")
 
 ROOT = Path(__file__).parents[2]
 

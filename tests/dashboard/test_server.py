@@ -6,14 +6,19 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 
 import pytest
 
 from dashboard_client import Client, digest, hello, path_of, publish
 from objproxy.dashboard import frames
-from objproxy.dashboard.control import make_url
-from objproxy.dashboard.server import Dashboard, bind
-from targets import poll_until
+from objproxy.dashboard.control import _end_server, _start_server, make_url
+from optional import need
+from targets import PATIENCE_SECONDS, poll_until
+
+need("starlette", "uvicorn")
+
+from objproxy.dashboard.server import Dashboard, bind  # noqa: E402 - it needs both
 
 
 @pytest.fixture
@@ -47,6 +52,108 @@ def test_without_a_session_nothing_is_told(port: int, path: str) -> None:
         answer = Client(port).get(path, cookie)
         assert answer.status == 403
         assert "EventSource" not in answer.text
+
+
+#: What other programs on 127.0.0.1 may have left in the browser, before our own cookie or behind it.
+STRANGE_COOKIES = {
+    "a space": "a=b c",
+    "JSON": 'settings={"theme":"dark","sizes":[1,2]}',
+    "no ASCII": "name=M\xfcller",
+    "quotes": 'a="b',
+    "quoted": 'a="b c"',
+    "no equals sign": "lonely",
+    "no name": "=value",
+    "empty": "",
+    "many semicolons": ";; ;",
+    "a comma": "a=1,2",
+    "brackets": "][",
+    "our name, otherwise": "objproxy-{port}=x",
+    "our name, quoted": 'objproxy-{port}="x; y',
+    "our name without a value": "objproxy-{port}",
+    "our name in a value": "a=objproxy-{port}=x",
+    "another dashboard's": "objproxy-1{port}=x; objproxy=y",
+    "attributes": "a=b; Path=/; HttpOnly; $Version=1; expires=Thu, 01 Jan 1970 00:00:00 GMT",
+    "large": "a=" + "x" * 200_000,
+}
+
+
+@pytest.mark.parametrize("what", STRANGE_COOKIES)
+def test_cookies_of_other_programs_keep_nobody_out(client: Client, what: str) -> None:
+    strange = STRANGE_COOKIES[what].format(port=client.port) if "{port}" in STRANGE_COOKIES[what] else STRANGE_COOKIES[what]
+    for cookie in (f"{strange}; {client.cookie}", f"{client.cookie}; {strange}", f"{strange};{client.cookie} ;{strange}"):
+        assert client.get("/", {"Cookie": cookie}).status == 200
+    assert client.get("/", {"Cookie": strange}).status == 403
+
+
+def test_two_dashboards_keep_their_sessions_apart(client: Client) -> None:
+    """They share one address, and so the cookies of the browser."""
+    server, details = _start_server([0])
+    try:
+        other = Client(details.port).enter()
+        both = {"Cookie": f"{client.cookie}; {other.cookie}"}
+        assert client.cookie.partition("=")[0] != other.cookie.partition("=")[0]
+        assert client.get("/", both).status == other.get("/", both).status == 200
+        assert client.get("/", {"Cookie": other.cookie}).status == other.get("/", {"Cookie": client.cookie}).status == 403
+    finally:
+        _end_server(server)
+
+
+HOST = b"Host: 127.0.0.1:%d\r\n"
+
+#: What strangers send to a port, to see what there is.
+STRANGERS = {
+    "nothing": b"",
+    "a TLS hello": bytes.fromhex("16030100c8010000c40303") + bytes(range(189)),
+    "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "garbage": bytes(range(256)) * 4,
+    "zeros": bytes(1000),
+    "no HTTP": b"HELP\r\n\r\n",
+    "half a request": b"GET / HT",
+    "half of the headers": b"GET / HTTP/1.1\r\n" + HOST,
+    "another version": b"GET / HTTP/9.9\r\n" + HOST + b"\r\n",
+    "HTTP/0.9": b"GET /\r\n",
+    "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    "an upgrade to HTTP/2": b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
+    "a web socket": b"GET / HTTP/1.1\r\n"
+    + HOST
+    + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n",
+    "huge headers": b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 3_000_000 + b"\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + HOST + b"X: x\r\n" * 20_000 + b"\r\n",
+    "a bad header": b"GET / HTTP/1.1\r\n" + HOST + b"\x00: \x01\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "a bad length": b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    "bad chunks": b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "less than its length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99\r\n\r\nx",
+    "a proxy's request": b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    "a bad address": b"GET /%ff%00/../..\xff?token=%ff HTTP/1.1\r\n" + HOST + b"\r\n",
+    "two requests in one": (b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * 2,
+}
+
+
+def test_what_strangers_send_is_not_told_in_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    server, details = _start_server([0])
+    try:
+        for is_reset in (False, True):
+            for data in STRANGERS.values():
+                _be_strange(details.port, data.replace(b"%d", b"%d" % details.port), is_reset=is_reset)
+        assert Client(details.port).enter().get("/").status == 200
+    finally:
+        _end_server(server)
+    assert capfd.readouterr() == ("", "")
+
+
+def _be_strange(port: int, data: bytes, *, is_reset: bool) -> None:
+    """Send something and leave: after the answer, or at once and impolitely."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as stranger:
+        if is_reset:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # it need not listen to the end
+            stranger.sendall(data)
+            if not is_reset:
+                stranger.shutdown(socket.SHUT_WR)
+                while stranger.recv(65536):
+                    pass
 
 
 @pytest.mark.parametrize(

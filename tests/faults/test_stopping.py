@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures as cf
 import contextlib
 import gc
 import os
@@ -101,19 +102,24 @@ class HardToEnd(Victim):
 
 @pytest.mark.processes
 def test_a_worker_may_end_as_it_likes_when_its_pool_is_closed(make_pool: MakePool, way: Way, tmp_path: Path) -> None:
-    """E2: it dies, raises, or does not end at all, and is killed when the time of the pool is over.
+    """E2: it dies, raises, or does not end at all, and is killed when the time of the pool is over; ``close()`` tells it.
 
     Mutation: `Driver.close` that does not look at its time never returns.
     """
-    seconds = {"hangs, SIGTERM ignored": 0.3, "SIGKILL": None, "os._exit(0)": None, "exit(3)": None, "raises": None}
-    for how, timeout in some(way, seconds):
+    errors = {
+        "hangs, SIGTERM ignored": TaskTimeoutError,
+        "SIGKILL": WorkerDiedError,
+        "os._exit(0)": WorkerDiedError,
+        "exit(3)": WorkerDiedError,
+        "raises": LookupError,
+    }
+    for how, error in some(way, errors):
         path = tmp_path / how
         pool = make_pool(HardToEnd, init_args=(how, path))
         handles = [os.pidfd_open(pid) for pid in pool.pid.broadcast()]
-        closer = threading.Thread(target=pool.close, args=(timeout,))
-        closer.start()
-        closer.join(PATIENCE_SECONDS)
-        assert not closer.is_alive(), how
+        with cf.ThreadPoolExecutor(1) as closer:
+            closing = closer.submit(pool.close, 3.0 if error is TaskTimeoutError else None)
+            assert isinstance(closing.exception(PATIENCE_SECONDS), error), how
         assert path.exists(), how
         for handle in handles:
             _wait_for_end(handle)

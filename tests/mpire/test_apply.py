@@ -16,6 +16,7 @@ import mpire_targets as targets
 from mpire_ways import MakePool, every_method, every_process
 from objproxy import WorkerDiedError
 from objproxy.mpire import AsyncResult, WorkerPool
+from objproxy.mpire.async_result import JobType
 from targets import LIMIT_SECONDS, Gate, poll_until
 
 
@@ -35,6 +36,12 @@ def test_arguments_of_apply(make_any: MakePool, args: Any, kwargs: Any, result: 
     pool = make_any(1)
     assert pool.apply(targets.collect, args, kwargs) == result
     assert pool.apply_async(targets.collect, args, kwargs).get() == result
+
+
+def test_a_result_tells_its_type(make_pool: MakePool) -> None:
+    results = [make_pool().apply_async(targets.square, (3,)) for _ in range(2)]
+    assert [result.type for result in results] == [JobType.APPLY] * 2
+    assert results[0].job_id != results[1].job_id
 
 
 def test_an_array_is_one_argument(make_pool: MakePool) -> None:

@@ -11,6 +11,9 @@ import pytest
 import mpire_targets as targets
 from dashboard_client import Client
 from objproxy.mpire import WorkerPool, dashboard
+from optional import need
+
+need("starlette", "uvicorn")
 
 
 @pytest.fixture(autouse=True)

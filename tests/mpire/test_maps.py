@@ -118,6 +118,14 @@ def test_imap_pulls_at_most_as_many_items_as_may_be_active(make_pool: MakePool) 
 
 
 @pytest.mark.parametrize("order_tasks", [False, True])
+def test_no_item_sees_what_was_done_to_another(make_process: MakePool, order_tasks: bool) -> None:
+    pool, shared = make_process(2, order_tasks=order_tasks), [0]
+    for options in ({}, {"chunk_size": 3}, {"max_tasks_active": 12}):
+        assert pool.map(targets.append, [(shared, i) for i in range(12)], **options) == [2] * 12
+        assert list(pool.imap(targets.append, [([], i) for i in range(12)], **options)) == [1] * 12
+
+
+@pytest.mark.parametrize("order_tasks", [False, True])
 @pytest.mark.parametrize("options", [{"chunk_size": 2.5}, {"n_splits": 3}, {"chunk_size": 100}, {}])
 def test_chunks_of_any_size_lose_nothing(make_pool: MakePool, options: dict[str, Any], order_tasks: bool) -> None:
     pool = make_pool(order_tasks=order_tasks)
@@ -169,6 +177,12 @@ def test_an_array_is_cut_and_its_results_are_joined(make_any: MakePool) -> None:
     parts = pool.map(targets.scale, array, n_splits=4, concatenate_numpy_output=False)
     assert [part.shape for part in parts] == [(3, 2)] * 4
     assert np.concatenate(list(pool.imap(targets.scale, array, iterable_len=6))).tolist() == (2 * array[:6]).tolist()
+
+
+@pytest.mark.parametrize("given", [0, 1, "no", None])
+def test_what_stood_before_the_switch_for_arrays_is_not_taken_for_it(make_pool: MakePool, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"progress_bar_options=\{'position'"):
+        make_pool(1).map(targets.scale, np.arange(4), None, None, None, None, None, False, given)
 
 
 def test_an_array_has_as_many_pieces_by_default_as_the_documents_say(make_pool: MakePool) -> None:

@@ -334,3 +334,25 @@ def test_forked_workers_that_stay_keep_a_function_that_cannot_be_pickled(make_po
     with pytest.raises(TypeError, match="pickle"):
         pool.map(lambda x: (lock, x), [1])
     assert pool.map(guarded, [1]) == [2]
+
+
+# ---- kept workers and their lifespan -----------------------------------------------------------------------------------
+
+
+@every_method
+def test_kept_workers_stay_when_the_lifespan_changes(make_any: MakePool) -> None:
+    pool = make_any(1, use_worker_state=True, keep_alive=True)
+    functions: dict[str, Any] = {"func": targets.see, "worker_init": targets.init_state}
+    assert pool.map(iterable_of_args=[(1,)] * 3, worker_lifespan=100, **functions) == [1, 2, 3]
+    assert pool.map(iterable_of_args=[(1,)] * 3, worker_lifespan=200, **functions) == [4, 5, 6]
+    assert pool.map(iterable_of_args=[(1,)] * 3, **functions) == [7, 8, 9]
+    assert pool.map(iterable_of_args=[(1,)] * 4, worker_lifespan=11, **functions) == [10, 11, 1, 2]
+
+
+def test_a_kept_worker_runs_its_exit_at_the_end_of_a_lifespan_that_came_later(make_pool: MakePool) -> None:
+    pool = make_pool(1, use_worker_state=True, keep_alive=True)
+    functions: dict[str, Any] = {"func": targets.see, "worker_init": targets.init_state, "worker_exit": targets.exit_state}
+    pool.map(iterable_of_args=[(1,)] * 3, **functions)
+    pool.map(iterable_of_args=[(1,)] * 4, worker_lifespan=5, **functions)
+    pool.stop_and_join()
+    assert [len(seen) for seen in pool.get_exit_results()] == [5, 2]

@@ -157,7 +157,10 @@ def test_the_names_of_the_package_pqdm_are_understood() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
+    from objproxy.mtasklite import version
+
     assert objproxy.mtasklite.__version__ == objproxy.__version__ == importlib.metadata.version("objproxy")
+    assert version.__version__ == objproxy.__version__
 
 
 def test_the_helpers_are_there() -> None:

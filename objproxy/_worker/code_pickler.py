@@ -1,0 +1,161 @@
+"""The pickler of what goes by value: cloudpickle's, with the locks and caches of code made anew, and each class built once.
+
+A class or function takes along what its names stand for: globals, class attributes, defaults, closures. A worker that could
+import the module would make its own locks and caches there, and gets fresh ones here (`fresh`). That holds for what code takes
+along only: a lock in an argument is data, which a caller would expect to be shared, and is refused.
+
+A class is built once in a process, as by an import: where it is known already, its attributes are left as they are.
+
+cloudpickle is slow to load, so this module is imported when something first goes by value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+
+import cloudpickle
+
+from objproxy._worker import fresh
+from objproxy._worker.code_values import direct_values
+
+Reduce = Callable[[Any], Any]
+
+#: The type of a function with a cache, which has no public name.
+_CachedFunction = type(functools.lru_cache(lambda: None))
+
+_HOOK = "__init_subclass__"
+
+#: Classes that go by value and are complete in this process: made here, or arrived.
+_complete: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+class Mark:
+    """Tells the pickler that what a class or function takes along begins, or has ended.
+
+    Parameters
+    ----------
+    change : int
+        1 at the beginning, -1 at the end.
+    """
+
+    __slots__ = ("change",)
+
+    def __init__(self, change: int) -> None:
+        self.change = change
+
+
+class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Writes classes and functions that no worker can import."""
+
+    depth = 0  # of the classes and functions that are being written
+
+    def reducer_override(self, value: Any) -> Any:
+        """Reduce an object; NotImplemented for the usual way."""
+        kind = type(value)
+        if kind is Mark:
+            self.depth += value.change
+            return tuple, ()
+        if kind is CodeType:
+            return _reduce_code(value)
+        if kind is _CachedFunction:
+            return _reduce_cached(value)
+        reduced = super().reducer_override(value)
+        if reduced is NotImplemented:
+            return fresh.reduce(value) if self.depth else reduced
+        is_code = type(reduced) is tuple and len(reduced) == 6
+        return _reduce_by_value(value, reduced, is_outermost=not self.depth) if is_code else reduced
+
+
+def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool) -> Any:
+    """Reduce a class or function, given how cloudpickle does; what the outermost takes along lies between two marks."""
+    fresh.keep_one_of_each(direct_values(code))
+    is_class = isinstance(code, type)
+    if not is_outermost and not is_class:
+        return reduced
+    make, args, state, _items, _pairs, set_state = reduced
+    marked = (Mark(1), set_state, state, Mark(-1)) if is_outermost else (None, set_state, state, None)
+    if is_class:
+        _complete.add(code)
+        return _build_class, (fresh.token_of(code), make, args), marked, None, None, _set_state
+    return make, args, marked, None, None, _set_state
+
+
+def _set_state(code: Any, marked: tuple[Any, ...]) -> None:
+    """Give a function or class its attributes; a class that is complete keeps those that it has."""
+    _begin, set_state, state, _end = marked
+    if not isinstance(code, type):
+        set_state(code, state)
+    elif code not in _complete:
+        set_state(code, state)
+        _complete.add(code)
+
+
+def _build_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> Any:
+    """Return the class of a token, built if this process does not know it; no hook of its bases or metaclass runs again."""
+    known = fresh.known(token)
+    if known is not None:
+        return known
+    metaclass, *rest = args
+    if metaclass in _complete:
+        metaclass = functools.partial(_native_metaclass(metaclass).__new__, metaclass)
+    with _without_hooks(next(part for part in args if type(part) is tuple)):
+        return fresh.remember(token, make(metaclass, *rest))
+
+
+@contextlib.contextmanager
+def _without_hooks(bases: tuple[Any, ...]) -> Iterator[None]:
+    """Keep `__init_subclass__` of bases that go by value from running: what it has done is part of the classes."""
+    ancestors = {ancestor for base in bases for ancestor in getattr(base, "__mro__", ())}
+    hooks = [(owner, vars(owner)[_HOOK]) for owner in ancestors & set(_complete) if _HOOK in vars(owner)]
+    for owner, _hook in hooks:
+        setattr(owner, _HOOK, classmethod(lambda _cls, **_options: None))
+    try:
+        yield
+    finally:
+        for owner, hook in hooks:
+            setattr(owner, _HOOK, hook)
+
+
+def _native_metaclass(metaclass: Any) -> Any:
+    """Return the first base of a metaclass that did not come by value: what it does to a class has been done."""
+    return next(base for base in metaclass.__mro__ if base not in _complete)
+
+
+def _reduce_cached(function: Any) -> Any:
+    """Reduce a function with a cache: by name if it can be imported, else what it wraps, with a cache that is empty."""
+    if _is_importable(function):
+        return NotImplemented
+    attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+    return _make_cached, (function.__wrapped__, function.cache_parameters()), attributes
+
+
+def _make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _is_importable(function: Any) -> bool:
+    """Whether a worker finds a function under its name in a module that it can import."""
+    name = function.__module__ or "__main__"
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    if name == "__main__" or any(name == module or name.startswith(f"{module}.") for module in by_value):
+        return False
+    found: Any = sys.modules.get(name)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """Reduce code with its file's name: since cloudpickle 3.1.3 tracebacks would not show the user's own lines without that."""
+    make, args = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _make_code, (make, args, code.co_filename)
+
+
+def _make_code(make: Callable[..., CodeType], args: tuple[Any, ...], filename: str) -> CodeType:
+    return make(*args).replace(co_filename=filename)
