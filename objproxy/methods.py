@@ -23,8 +23,6 @@ from objproxy.results import shape_results
 from objproxy.signatures import MethodInfo
 
 if TYPE_CHECKING:
-    import asyncio
-
     from objproxy.core import PoolCore
 
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
@@ -335,7 +333,7 @@ class PoolMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method once, on whichever instance is free, and await its result; to cancel that cancels the call."""
-        return await _awaitable(self.submit(*args, **kwargs))
+        return await _outcome(self.submit(*args, **kwargs))
 
     async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run the method once for each item, lazily, for ``async for``; results in the order of the items.
@@ -375,9 +373,9 @@ class PoolMethod(_Method):
         try:
             if isinstance(future, ArgumentPickleError):
                 raise future
-            return await _awaitable(future)
-        except Exception as exc:
-            if self._options.on_error == "raise":
+            return await _outcome(future)
+        except BaseException as exc:
+            if self._options.on_error == "raise" or not _is_of_task(exc, future):
                 raise
             return exc if self._options.on_error == "return" else SKIP
 
@@ -418,13 +416,40 @@ class InstanceMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""
-        return await _awaitable(self.submit(*args, **kwargs))
+        return await _outcome(self.submit(*args, **kwargs))
 
 
-def _awaitable(future: CallFuture) -> asyncio.Future[Any]:
+async def _outcome(future: CallFuture) -> Any:
+    """Await a future; return its result, or raise its error as it is.
+
+    ``asyncio.wrap_future`` puts the error into a future of asyncio's. That one refuses `StopIteration`, and before Python 3.12
+    it never ends then.
+    """
     import asyncio  # 12 ms, and a program that can await has loaded it already
 
-    return asyncio.wrap_future(future)
+    loop = asyncio.get_running_loop()
+    has_ended = asyncio.Event()
+
+    def tell(_future: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(has_ended.set)
+
+    future.add_done_callback(tell)
+    try:
+        await has_ended.wait()
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():
+        raise asyncio.CancelledError
+    return future.result()
+
+
+def _is_of_task(error: BaseException, future: CallFuture | ArgumentPickleError) -> bool:
+    """Whether `error`, caught while `future` was awaited, is its own and not that of the caller."""
+    if isinstance(future, ArgumentPickleError) or is_a(error, Exception):
+        return True
+    return future.done() and not future.cancelled() and future.exception() is error
 
 
 async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import os
 from collections.abc import Callable
@@ -269,6 +270,11 @@ class Report(int):
         return _fail_elsewhere, ("TextExitsError", os.getpid())
 
 
+def _make(how: str) -> BaseException:
+    make: Callable[[], BaseException] = RESISTING.get(how) or getattr(builtins, how)
+    return make()
+
+
 class Resisting:
     """Its methods raise what resists; so does its constructor, on request."""
 
@@ -278,12 +284,12 @@ class Resisting:
 
     def fail(self, how: str) -> Any:
         """Raise one of them."""
-        raise RESISTING[how]()
+        raise _make(how)
 
     def fail_at(self, item: int, how: str) -> int:
         """Raise one of them at item 1."""
         if item == 1:
-            raise RESISTING[how]()
+            raise _make(how)
         return item
 
     def give(self, how: str | None) -> Any:

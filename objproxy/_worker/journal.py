@@ -210,6 +210,11 @@ class Journal:
             None if the batch had not started; else the results that never arrived, and the index of the item that ran (None if
             no item ran).
 
+        Raises
+        ------
+        ValueError, IndexError
+            Something has written over the journal.
+
         Notes
         -----
         Results are sent a whole journal at a time, so either all that is in it has arrived, or nothing of it. A death after
@@ -220,6 +225,8 @@ class Journal:
             return None
 
         count = self.count
+        if min(count, self.header[BASE], self.header[USED]) < 0:
+            raise ValueError("it has negative counts")
         done = self.header[BASE] + count
         if done < received:
             return None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -82,6 +83,28 @@ def test_an_error_that_resists_costs_no_other_result(make_pool: MakePool) -> Non
         with pool.fail.stream(on_error="return") as stream:
             stream.put([how])
             assert type(stream.get(PATIENCE_SECONDS)) in kinds, how
+    assert {worker.generation for worker in pool.workers} == {0}
+
+
+def test_an_awaited_error_that_resists_is_its_tasks_error(make_pool: MakePool) -> None:
+    """C22: also what asyncio refuses (`StopIteration`) or takes for the program's own end (`SystemExit`).
+
+    Mutation: ``asyncio.wrap_future``: `StopIteration` is awaited for ever, before Python 3.12.
+    """
+    pool = make_pool(Resisting)
+
+    async def use() -> None:
+        for how, make in {**RESISTING, "StopIteration": StopIteration, "SystemExit": SystemExit}.items():
+            kinds = (type(make()), RemoteError, *((RuntimeError,) if how == "StopIteration" else ()))
+            with pytest.raises(kinds):
+                await pool.fail.aio(how)
+            with pytest.raises(kinds):
+                await pool[1].fail.aio(how)
+            got = [result async for result in pool.fail_at.options(on_error="return").aimap(range(3), [how] * 3)]
+            assert [got[0], got[2]] == [0, 2]
+            assert type(got[1]) in kinds
+
+    asyncio.run(use())
     assert {worker.generation for worker in pool.workers} == {0}
 
 
