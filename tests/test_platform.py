@@ -135,3 +135,16 @@ def test_pytorch_is_seeded_and_limited_if_it_is_loaded(monkeypatch: pytest.Monke
     booting.limit_threads(None)
     assert [name for name, _ in calls] == ["seed", "threads"]
     assert calls[1] == ("threads", 3)
+
+
+def test_what_a_process_does_is_that_of_all_its_threads() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    try:
+        poll_until(lambda: platform.process_activity(child.pid) == "sleeping")
+        child.send_signal(signal.SIGSTOP)
+        poll_until(lambda: platform.process_activity(child.pid) == "stopped")
+    finally:
+        child.kill()
+        child.wait()
+    assert platform.process_activity(child.pid) is None
+    assert platform.process_activity(os.getpid()) == "running"
