@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -20,6 +21,7 @@ from objproxy import ProxyPool, WorkerDiedError
 from objproxy._worker import nursery as nursery_module
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
 from objproxy.backends import nurseries
+from objproxy.backends.nurseries import PoolNursery
 from optional import need
 from targets import PATIENCE_SECONDS, poll_until
 
@@ -75,13 +77,71 @@ def test_a_child_that_failed_before_it_became_a_worker_ends_nobody(channel: tupl
     nursery.end_all()
 
 
+def test_descriptors_for_which_there_is_no_room_are_told(
+    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system delivers the message without some of them."""
+    receive = socket.recv_fds
+
+    def lose_some(*args: Any) -> Any:
+        data, fds, flags, address = receive(*args)
+        os.close(fds[0])
+        return data, fds[1:], flags | socket.MSG_CTRUNC, address
+
+    nursery = make(Nursery, channel[0])
+    with open(os.devnull) as file:
+        send_message(channel[1], ("start", 3, 1), (file.fileno(), file.fileno()))
+    monkeypatch.setattr(socket, "recv_fds", lose_some)
+    assert nursery._handle_request()
+    monkeypatch.undo()
+    assert receive_message(channel[1]) == (("refused", 3, 1, errno.EMFILE), [])
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.EPIPE])
+def test_a_message_for_which_there_is_no_room_is_no_lost_nursery(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the worker would be waited for, for ever."""
+
+    def refuse(*_args: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    with theirs:
+        nursery = PoolNursery(ours, None)
+        nursery.signal_worker(0, 0, signal.SIGINT)
+        with pytest.raises(OSError, match=os.strerror(number) if number == errno.ETOOMANYREFS else "is gone"):
+            nursery.start_worker(0, 0, ())
+        nursery.abandon()
+
+
+def test_a_worker_for_which_no_message_can_be_sent_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the first try stays."""
+    start, calls = PoolNursery.start_worker, []
+
+    def refuse_once(nursery: PoolNursery, worker_id: int, generation: int, fds: tuple[int, ...]) -> None:
+        calls.append(generation)
+        if len(calls) == 3:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        start(nursery, worker_id, generation, fds)
+
+    monkeypatch.setattr(PoolNursery, "start_worker", refuse_once)
+    with ProxyPool(Victim, worker_count=2) as pool:
+        pid = pool.workers[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDiedError):
+            pool[0].obey(1)
+        assert pool[0].obey(1) == 1
+    assert calls == [0, 0, 1, 1]
+
+
 def test_a_fork_that_is_refused_is_told(channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise BlockingIOError(11, "no room")
 
     nursery = make(Nursery, channel[0])
     monkeypatch.setattr(os, "fork", refuse)
-    nursery._on_start(3, 1)
+    nursery._on_start(3, 1, 99)
     assert receive_message(channel[1]) == (("refused", 3, 1, 11), [])
 
 

@@ -25,7 +25,7 @@ _FIRST_SECONDS, _MAX_SECONDS = 0.02, 1.0
 #: What waits for a worker is told after this.
 PATIENCE_SECONDS = 10.0
 
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC}
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS}
 
 
 def is_passing(error: BaseException) -> bool:

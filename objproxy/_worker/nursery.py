@@ -24,6 +24,7 @@ Why a process between the program and its workers:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -67,12 +68,16 @@ def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -
 def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
     """Wait for one message; None at the end of the channel."""
     try:
-        head, fds, _flags, _address = socket.recv_fds(sock, _LENGTH.size, _MAX_FDS)
+        head, fds, flags, _address = socket.recv_fds(sock, _LENGTH.size, _MAX_FDS)
         if not head:
             return None
         body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
     except (ConnectionResetError, EOFError):
         return None
+    if flags & socket.MSG_CTRUNC:  # this process has no room for all of them
+        for fd in fds:
+            os.close(fd)
+        fds = []
     return pickle.loads(body), [move_above_standard(fd) for fd in fds]
 
 
@@ -201,6 +206,9 @@ class Nursery:
 
     def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
         """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
+        if not fds:
+            self._tell(("refused", worker_id, generation, errno.EMFILE))
+            return
         parent = os.getpid()
         try:
             pid = os.fork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -25,6 +26,9 @@ _ROOT_SECONDS = 60.0
 
 #: A nursery ends in milliseconds; this is for one that the kernel cannot end.
 _END_SECONDS = 5.0
+
+#: The system has no room for a message, or for the descriptors in it.
+_NO_ROOM = {errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 START_METHODS = ("forkserver", "fork", "spawn")
 
@@ -85,7 +89,7 @@ class PoolNursery:
 
     def signal_worker(self, worker_id: int, generation: int, number: int) -> None:
         """Send a signal to a worker and what it started; nothing happens if it has ended."""
-        with contextlib.suppress(NurseryLostError):
+        with contextlib.suppress(OSError):  # it is gone, and the worker with it
             self._send(("signal", worker_id, generation, number))
 
     def _send(self, message: Any, fds: tuple[int, ...] = ()) -> None:
@@ -93,6 +97,8 @@ class PoolNursery:
             with self._send_lock:
                 send_message(self._control, message, fds)
         except OSError as exc:
+            if exc.errno in _NO_ROOM:
+                raise  # it is there, and knows nothing of the message
             raise NurseryLostError("the process that starts the workers is gone") from exc
 
     def kill(self) -> None:

@@ -125,11 +125,12 @@ class ProcessBackend:
         nursery = self._nursery or self._open_nursery()
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             link, inherited = self._make_link(worker_id, generation, theirs, ours)
+            self._poller.add(link.fd)
+            ours.callback(self._poller.remove, link.fd)
             with contextlib.suppress(NurseryLostError):  # its end is in the poller, and will be told as that of every worker
                 nursery.start_worker(worker_id, generation, inherited)
             ours.pop_all()  # they live as long as the link
         self._links[worker_id] = self._by_fd[link.fd] = link
-        self._poller.add(link.fd)
         self._boot(link, cargo)
 
     def _make_link(
@@ -152,6 +153,7 @@ class ProcessBackend:
         journal = journals.Journal(journal_fd)
         ours.callback(journal.close)
         lane = Lane(self._plane, functools.partial(self._on_forget, worker_id))
+        ours.callback(lane.end)
         reader = wire.FrameReader(mine, self._space)
         link = Link(worker_id, generation, mine, evidence_fd, reader, journal, lane, self.now())
         inherited = (its.fileno(), journal_fd, its_evidence, self._plane.segments.fd)
