@@ -5,6 +5,7 @@ For instance ``argument 'cfg' -> .model.hooks[0]._lock``, or ``class Model -> me
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -59,7 +60,7 @@ def find_culprit(value: Any, what: str) -> str:
     place = places[0]
     while places and time.monotonic() < deadline:
         place = places.popleft()
-        bad = [part for part in _parts(place) if not _pickles(part)]
+        bad = _bad_parts(place)
         if not bad:
             break  # classes and functions may refer to each other, so a place whose bad parts were seen is not the culprit
         places.extend(part for part in bad if id(part.value) not in seen)
@@ -80,6 +81,14 @@ def explain_operation(operation: Operation, _exc: Exception) -> str:
         if not _pickles(_Place("", value, False)):
             return find_culprit(value, f"argument {name}")
     return ""
+
+
+def _bad_parts(place: _Place) -> list[_Place]:
+    """Return the parts of a value that do not pickle, as far as it can be looked into: its attributes may raise anything."""
+    bad: list[_Place] = []
+    with contextlib.suppress(Exception):
+        bad.extend(part for part in _parts(place) if not _pickles(part))
+    return bad
 
 
 def _parts(place: _Place) -> Iterator[_Place]:

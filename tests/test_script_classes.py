@@ -175,7 +175,18 @@ def test_what_cannot_go_along_is_named_with_the_way_to_it(tmp_path: Path) -> Non
             def load(self):
                 return pool
 
-        for cls in (Method, Attribute, Heir, Property, Cached, Kept, Default, connect):
+        class Proxy:
+            @property
+            def __class__(self):
+                raise RuntimeError("outside of a request")
+
+        PROXY = Proxy()
+
+        class UsesProxy:
+            def load(self):
+                return PROXY
+
+        for cls in (Method, Attribute, Heir, Property, Cached, Kept, Default, connect, UsesProxy):
             try:
                 make(cls)
             except ArgumentPickleError as error:
@@ -199,6 +210,7 @@ def test_what_cannot_go_along_is_named_with_the_way_to_it(tmp_path: Path) -> Non
         "class Kept -> property 'executor' -> global 'EXECUTOR' (concurrent.futures.thread.ThreadPoolExecutor)",
         "class Default -> method '__init__' -> default (sqlite3.Connection)",
         "factory connect -> global 'CONNECTION' (sqlite3.Connection)",
+        "class UsesProxy -> method 'load' -> global 'PROXY' (__main__.Proxy)",
         "argument 0 -> global 'CONNECTION' (sqlite3.Connection)",
         "argument 0 -> class 'Attribute' -> attribute 'connection' (sqlite3.Connection)",
         "argument 0 -> global 'CONNECTION' (sqlite3.Connection)",

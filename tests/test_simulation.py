@@ -145,6 +145,14 @@ def test_slow_unpickling_costs_no_item_its_time(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds())
+def test_a_map_with_a_time_limit_survives_stalls(seed: int) -> None:
+    with SimulatedPool(seed, 8, ROUGH) as pool:
+        run = pool.run(range(300), Policy(0.5, 1, RETRY_ON))
+        check_results(flatten(collect(run, lambda _arrival: None)), 300)
+        pool.check_executions(run.call)
+
+
+@pytest.mark.parametrize("seed", seeds())
 @pytest.mark.parametrize("is_ordered", [True, False])
 @pytest.mark.parametrize("buffersize", [1, 3, 40])
 def test_a_lazy_map_never_pulls_more_than_the_buffersize_ahead(seed: int, is_ordered: bool, buffersize: int) -> None:

@@ -22,12 +22,9 @@ from typing import Any
 import cloudpickle
 
 from objproxy._worker import fresh
-from objproxy._worker.code_values import direct_values
+from objproxy._worker.code_values import CachedFunction, direct_values
 
 Reduce = Callable[[Any], Any]
-
-#: The type of a function with a cache, which has no public name.
-_CachedFunction = type(functools.lru_cache(lambda: None))
 
 _HOOK = "__init_subclass__"
 
@@ -63,7 +60,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             return tuple, ()
         if kind is CodeType:
             return _reduce_code(value)
-        if kind is _CachedFunction:
+        if kind is CachedFunction:
             return _reduce_cached(value)
         reduced = super().reducer_override(value)
         if reduced is NotImplemented:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
+#: The type of a function with a cache, which has no public name.
+CachedFunction: Any = type(functools.lru_cache(lambda: None))
+
 _global_names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 
 _GLOBAL_OPERATIONS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
@@ -18,7 +21,7 @@ _GLOBAL_OPERATIONS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", 
 _OWN = frozenset({"__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "_abc_impl", "__annotate_func__"})
 
 
-_METHODS = (FunctionType, classmethod, staticmethod, functools.singledispatchmethod, functools.partialmethod)
+_METHODS = (FunctionType, classmethod, staticmethod, functools.singledispatchmethod, functools.partialmethod, CachedFunction)
 
 
 def named_values(code: Any) -> Iterator[tuple[str, Any]]:
@@ -71,7 +74,7 @@ def _of_class(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, _METHODS) or hasattr(value, "cache_parameters"):
+    if isinstance(value, _METHODS):
         return "method"
     if isinstance(value, (property, functools.cached_property)):
         return "property"
@@ -88,7 +91,7 @@ def _wrapped(value: Any) -> list[Any]:
         return [value.func]
     if isinstance(value, functools.singledispatchmethod):
         return list(value.dispatcher.registry.values())
-    if hasattr(value, "cache_parameters"):
+    if type(value) is CachedFunction:
         return [value.__wrapped__]
     return [value]
 

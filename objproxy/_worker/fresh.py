@@ -94,10 +94,11 @@ def _take(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 def _reduce_by_base(value: Any) -> Any:
-    if isinstance(value, threading.local):
-        return type(value), ()
-    if isinstance(value, _ALIVE):
-        raise TypeError(f"cannot pickle {type(value).__name__!r} object: a copy of it would have no thread")
+    kind = type(value)  # `isinstance` asks for the `__class__` of a proxy, which may raise
+    if issubclass(kind, threading.local):
+        return kind, ()
+    if issubclass(kind, _ALIVE):
+        raise TypeError(f"cannot pickle {kind.__name__!r} object: a copy of it would have no thread")
     return NotImplemented
 
 
