@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,14 @@ def make_markable() -> dict[str, Any]:
         "Fortran ndarray": np.zeros((1 << 9, 1 << 9), order="F"),
         "ndarray of objects": np.array([0, []], dtype=object),
     }
+
+
+def fill_again(n_items: int, nbytes: int) -> Iterator[Any]:
+    """Give one array again and again, with another first number each time."""
+    array = np.zeros(nbytes // 8)
+    for item in range(n_items):
+        array[0] = item
+        yield array
 
 
 class Marker:

@@ -56,6 +56,22 @@ def test_an_object_in_many_items_is_unchanged_for_each(pool: ProxyPool[Marker], 
         assert list(stream) == expected
 
 
+@pytest.mark.parametrize("chunksize", CHUNKSIZES)
+@pytest.mark.parametrize("nbytes", [8, 1 << 20])
+def test_a_buffer_that_an_iterator_fills_anew_is_seen_as_it_was(
+    pool: ProxyPool[Marker], chunksize: int | None, nbytes: int
+) -> None:
+    def items() -> Iterator[Any]:
+        return sharing_targets.fill_again(8, nbytes)
+
+    read = pool.read_first.options(chunksize=chunksize)
+    assert read.map(items()) == list(range(8))
+    assert read.map(items(), range(8)) == list(range(8))
+    assert list(read.imap(items())) == list(range(8))
+    assert sorted(read.imap_unordered(items())) == list(range(8))
+    assert list(pool.read_first(items(), map_args=True, synchronize=True)) == list(range(8))
+
+
 def test_an_object_at_different_depths_is_unchanged_for_each_item(pool: ProxyPool[Marker]) -> None:
     part: list[Any] = []
     items = [part, (part,), ((part,),), Basket(part), (Basket(part), 1), part]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from objproxy._engine.messages import Failure
 from objproxy._engine.payload import Payload
+from objproxy._worker.mutable import is_immutable
 from objproxy._worker.wire import Constant, Operation
 from objproxy.handling import is_a
 
@@ -91,6 +92,7 @@ class ItemSource:
         self._constants = _find_constants(iterables)
         varying = [iterable for position, iterable in enumerate(iterables) if position not in self._constants]
         self._iterators: list[Iterator[Any]] = [iter(iterable) for iterable in varying]
+        self._reuse = ReuseWatch(varying)
 
     @property
     def n_left(self) -> int | None:
@@ -101,11 +103,14 @@ class ItemSource:
         """Take at most `n_items` items; None if there are no more."""
         if self.is_exhausted:
             return None
-
         items: list[Any] = []
+        is_single = self._reuse.pulls_singly
         try:
             # extend() keeps what it has got when the iterator raises.
-            items.extend(itertools.islice(self._rows(), n_items))
+            items.extend(itertools.islice(self._rows(), 1 if is_single else n_items))
+            if is_single and items:
+                n_items = self._reuse.limit(items[0], n_items)
+                items.extend(itertools.islice(self._rows(), n_items - 1))
         except BaseException as exc:
             self.error = exc
             self.is_exhausted = True
@@ -131,6 +136,47 @@ class ItemSource:
             close = getattr(iterator, "close", None)
             if close is not None and isinstance(iterator, Iterator) and hasattr(iterator, "gi_frame"):
                 close()
+
+
+class ReuseWatch:
+    """Finds iterators that give one object again and again and change it in between: a buffer that is filled anew.
+
+    Such an object has to be pickled before the next one is pulled. So the first two items of an iterator are pulled singly if
+    they can change, and if they are the same object, all are.
+
+    Parameters
+    ----------
+    iterables : sequence of iterable
+        Those that are zipped.
+
+    Attributes
+    ----------
+    pulls_singly : bool
+        Whether the next item is to be pulled alone.
+    """
+
+    def __init__(self, iterables: Sequence[Iterable[Any]]) -> None:
+        self._positions = [
+            at for at, it in enumerate(iterables) if isinstance(it, Iterator) and type(it) is not itertools.repeat
+        ]
+        self._is_alone = len(iterables) == 1
+        self._first: list[Any] | None = None
+        self.pulls_singly = bool(self._positions)
+
+    def limit(self, item: Any, n_items: int) -> int:
+        """Look at an item that was pulled alone; return how many of the `n_items` that are wanted may be pulled with it."""
+        if self._positions:
+            self._look(item)
+        return 1 if self.pulls_singly else n_items
+
+    def _look(self, item: Any) -> None:
+        values = [item] if self._is_alone else [item[at] for at in self._positions]
+        if self._first is None:
+            self._first = values
+            self.pulls_singly = not all(map(is_immutable, values))
+            return
+        self.pulls_singly = any(a is b and not is_immutable(a) for a, b in zip(self._first, values, strict=True))
+        self._first, self._positions = None, []  # it is known
 
 
 def _find_constants(iterables: Sequence[Iterable[Any]]) -> dict[int, Constant]:

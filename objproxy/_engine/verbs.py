@@ -178,7 +178,7 @@ class Verbs:
             n_workers = stay.n_workers
             if source.total is not None and source.total != n_workers:
                 raise _wrong_length(source.total, n_workers)
-            payloads = [payload for _ in range(n_workers + 1) if (payload := source.pull(1)) is not None]
+            payloads = self._pull_encoded(call, source, n_workers + 1)
             if source.error is not None:
                 raise source.error
             if len(payloads) != n_workers:
@@ -192,7 +192,7 @@ class Verbs:
         with self.staying(call) as stay:
             while not source.is_exhausted:
                 start = source.n_pulled
-                payloads = [payload for _ in range(stay.n_workers) if (payload := source.pull(1)) is not None]
+                payloads = self._pull_encoded(call, source, stay.n_workers)
                 pieces += self._round(call, start, payloads, on_arrival)
         if source.error is not None:
             raise source.error
@@ -205,15 +205,24 @@ class Verbs:
     def _pinned_call(self, source: plan.ItemSource, policy: Policy) -> Call:
         return Call(source.method, policy, call_number=next(self._call_numbers))
 
-    def _round(self, call: Call, start: int, payloads: Sequence[Payload], on_arrival: OnArrival) -> list[Sequence[Any]]:
-        """Run one item on each of the first workers and wait for all of them."""
-        for index, payload in enumerate(payloads, start):
+    def _pull_encoded(self, call: Call, source: plan.ItemSource, n_items: int) -> list[Payload]:
+        """Pull items and pickle each before the next is pulled, which may change it."""
+        payloads: list[Payload] = []
+        for _ in range(n_items):
+            payload = source.pull(1)
+            if payload is None:
+                break
             try:
                 payload.data = self._driver.backend.encode(payload.operation)
             except Exception as exc:
                 explain = functools.partial(self._explain, payload.operation, exc)
-                error = failures.argument(call.method, explain, exc, index)
+                error = failures.argument(call.method, explain, exc, source.n_pulled - 1)
                 raise error from error.__cause__
+            payloads.append(payload)
+        return payloads
+
+    def _round(self, call: Call, start: int, payloads: Sequence[Payload], on_arrival: OnArrival) -> list[Sequence[Any]]:
+        """Run one item on each of the first workers and wait for all of them."""
         self._carry_out(call, [Batch(call, start + i, 1, payload, i) for i, payload in enumerate(payloads)])
         arrivals = sorted(call.take(), key=lambda arrival: arrival.start)
         for arrival in arrivals:
