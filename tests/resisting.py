@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from objproxy import report_progress
@@ -327,3 +327,24 @@ class Runner(RunningWorker):
     def process(self, how: str | None) -> int:  # type: ignore[override]
         """Raise one of them, or return 1."""
         return work(how)
+
+
+class Resistant:
+    """Everything else that an object has raises one of them: its end, a generator, a property."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def rows(self) -> Iterator[int]:
+        """Give one row."""
+        yield 1
+        raise RESISTING[self._how]()
+
+    @property
+    def size(self) -> int:
+        """Have none."""
+        raise RESISTING[self._how]()
+
+    def close(self) -> None:
+        """Fail."""
+        raise RESISTING[self._how]()

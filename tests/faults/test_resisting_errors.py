@@ -27,6 +27,7 @@ from resisting import (
     FrozenSlotsError,
     NoTracebackError,
     OddNotesError,
+    Resistant,
     Resisting,
     TextRaisesError,
 )
@@ -158,6 +159,17 @@ def test_a_constructor_may_raise_what_resists(way: Way) -> None:
 
 
 BUILT_IN = ["ValueError", "SystemExit", "KeyboardInterrupt", "RecursionError", "MemoryError", "EOFError", "StopIteration"]
+
+
+def test_generators_properties_and_ends_may_raise_what_resists(way: Way) -> None:
+    """C22: as methods do."""
+    for how, make in some(way, RESISTING):
+        kinds = (type(make()), RemoteError)
+        pool = ProxyPool(Resistant, worker_count=1, init_args=(how,), **way.options)
+        rows = pool[0].rows()
+        assert next(rows) == 1
+        for call in (lambda rows=rows: next(rows), lambda pool=pool: pool.size, lambda pool=pool: pool[0].size, pool.close):
+            assert type(_caught(call)) in kinds, how
 
 
 @pytest.mark.processes
