@@ -476,7 +476,7 @@ class Driver:
         self._leading.release()
         self._wake_successor()
         if not self._sleepers and self.state.next_deadline() is not None:
-            self._pump.call()  # a worker has to be ended at its time though nobody waits any more
+            self._pump.try_call()  # a worker has to be ended, or started, at its time though no caller waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.

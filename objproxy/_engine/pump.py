@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -38,6 +39,11 @@ class Pump:
                 thread.start()  # this may fail, for want of threads; then the next call tries again
                 self._thread = thread
         self._wanted.set()
+
+    def try_call(self) -> None:
+        """See that it runs, if the system has room for a thread; else whoever turns the engine next sees to it."""
+        with contextlib.suppress(RuntimeError):
+            self.call()
 
     def _run(self) -> None:
         while True:
