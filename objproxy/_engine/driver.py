@@ -22,7 +22,6 @@ hooks (`outbox.py`), are called when both are let go: a leader that finds some d
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -467,8 +466,7 @@ class Driver(Performer):
                 self._hooks.append((_tell_error, (error,)))
         for sleeper in self._sleepers:
             wake(sleeper)
-        with contextlib.suppress(RuntimeError):  # no thread can be started
-            self._pump.call()  # to settle the futures: whoever is here leaves with `exc`
+        self._pump.try_call()  # to settle the futures: whoever is here leaves with `exc`
 
     # ---- waiting --------------------------------------------------------------------------------------------------------
 
@@ -506,8 +504,7 @@ class Driver(Performer):
         self._leading.release()
         self._wake_successor()
         if not self._sleepers and self.state.next_deadline() is not None and not self._is_inherited:
-            with contextlib.suppress(RuntimeError):  # the program ends, and can start no thread
-                self._pump.call()  # a worker has to be ended at its time though nobody waits any more
+            self._pump.try_call()  # a worker has to be ended, or started, at its time though no caller waits any more
 
     def _wake_successor(self) -> None:
         """See that somebody leads, if anybody waits.

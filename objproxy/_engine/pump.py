@@ -70,8 +70,12 @@ class Pump:
             with self._lock:
                 self._thread = None
             if self._is_needed():
-                with contextlib.suppress(RuntimeError):  # no thread can be started
-                    self.call()
+                self.try_call()
+
+    def try_call(self) -> None:
+        """See that it runs, if the system has room for a thread; else whoever turns the engine next sees to it."""
+        with contextlib.suppress(RuntimeError):
+            self.call()
 
     def _run(self) -> None:
         while True:

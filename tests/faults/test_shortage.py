@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from objproxy._engine.shortage import PATIENCE_SECONDS
 from objproxy._worker import journal
 from programs import run
 from state_pool import StatePool, make_batch, make_rules
+from targets import poll_until
 
 NO_ROOM = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -161,6 +163,26 @@ def test_the_memory_of_a_snapshot_may_be_lacking(monkeypatch: pytest.MonkeyPatch
         os.kill(pid, 9)
         assert pool.get.map(["x"]) == [None]
         assert calls == [1, 1]
+
+
+def test_workers_are_told_of_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A15: a worker that waits for room wants a thread that turns the engine at its time."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def refuse_start(_worker_id: int, _generation: int) -> None:
+        raise NO_ROOM
+
+    with ProxyPool(dict, worker_count=1) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            patch.setattr(pool._core.backend, "start", refuse_start)
+            pid = pool.workers[0].pid
+            assert pid is not None
+            os.kill(pid, 9)
+            poll_until(lambda: pool.workers[0].state == "gone")
+        assert pool.get.map(["x"]) == [None]
 
 
 def _can_mount() -> bool:
