@@ -316,8 +316,9 @@ class Leaver(Victim):
 
 @pytest.mark.parametrize("backend", ["serial", "thread"])
 def test_an_object_that_exits_when_it_is_closed_is_told_and_harms_nobody(
-    backend: str, caplog: pytest.LogCaptureFixture
+    backend: str,
 ) -> None:
-    with ProxyPool(Leaver, worker_count=2, backend=backend) as pool:
+    """It is an error of `close()`, as that of a method is one of its call."""
+    with pytest.raises(SystemExit, match="mine") as raised, ProxyPool(Leaver, worker_count=2, backend=backend) as pool:
         assert pool.obey.broadcast(1) == [1, 1]
-    assert caplog.text.count("SystemExit: mine") == 2
+    assert "worker 1 failed too: SystemExit: mine" in raised.value.__notes__

@@ -237,6 +237,7 @@ if __name__ == "__main__":
 
 
 def test_the_limit_of_the_depth_may_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A13: and must be a number."""
     monkeypatch.setenv(lineage.MAX_DEPTH, "none")
     with pytest.raises(ValueError, match="OBJPROXY_MAX_DEPTH='none'"):
         ProxyPool(dict, worker_count=1)
@@ -304,6 +305,7 @@ def test_what_python_runs_before_a_helper_may_not_make_a_pool(tmp_path: Path) ->
 
 
 def test_the_error_survives_a_pickle() -> None:
+    """A13: as each error of the library."""
     import pickle
 
     error = NestedPoolError("text", where="here", depth=3)

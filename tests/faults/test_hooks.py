@@ -109,6 +109,7 @@ CALLS: dict[str, Callable[[ProxyPool[Any]], Any]] = {
 @pytest.mark.not_spawn
 @pytest.mark.parametrize("use", list(USES))
 def test_a_progress_hook_may_use_its_own_pool(make_pool: MakePool, way: Way, use: str) -> None:
+    """G7: no call waits for ever."""
     calls = CALLS if way.name == "thread" else {"a future": CALLS["a future"], "a map": CALLS["a map"]}
     for name, call in calls.items():
         hook = Hook(USES[use])
@@ -122,6 +123,7 @@ def test_a_progress_hook_may_use_its_own_pool(make_pool: MakePool, way: Way, use
 
 @pytest.mark.parametrize("use", ["a future", "a broadcast", "a map", "asyncio", "an attribute", "another size"])
 def test_a_progress_hook_of_a_pool_in_the_callers_memory_may_use_it(use: str) -> None:
+    """G7: no call waits for ever."""
     hook = Hook(USES[use])
     with ProxyPool(Reporter, worker_count=2, backend="serial", on_progress=hook) as pool:
         hook.pool = pool
@@ -132,6 +134,7 @@ def test_a_progress_hook_of_a_pool_in_the_callers_memory_may_use_it(use: str) ->
 
 @pytest.mark.parametrize("use", list(USES))
 def test_a_log_handler_may_use_its_own_pool(use: str) -> None:
+    """G7: no call waits for ever."""
     hook = Hook(USES[use])
     with ProxyPool(Reporter, worker_count=2) as pool, logging_to(hook):
         hook.pool = pool
@@ -144,6 +147,7 @@ def test_a_log_handler_may_use_its_own_pool(use: str) -> None:
 @pytest.mark.not_spawn
 @pytest.mark.parametrize("use", [use for use in USES if use != "asyncio"])  # it may be called within the loop of its thread
 def test_a_callback_of_a_future_may_use_its_own_pool(make_pool: MakePool, use: str) -> None:
+    """G7: no call waits for ever."""
     hook = Hook(USES[use])
     pool = hook.pool = make_pool(Reporter)
     futures = [pool.who.submit() for _ in range(3)]
@@ -160,6 +164,7 @@ def test_a_callback_of_a_future_may_use_its_own_pool(make_pool: MakePool, use: s
 @pytest.mark.not_spawn
 @pytest.mark.parametrize("call", list(CALLS))
 def test_a_progress_hook_may_end_its_own_pool(make_pool: MakePool, end: str, call: str) -> None:
+    """G7: no call waits for ever."""
     hook = Hook(lambda pool: getattr(pool, end)())
     pool = hook.pool = make_pool(Reporter, on_progress=hook)
     with suppress(PoolClosedError):
@@ -170,6 +175,7 @@ def test_a_progress_hook_may_end_its_own_pool(make_pool: MakePool, end: str, cal
 
 @pytest.mark.parametrize("verb", ["map", "imap", "broadcast"])
 def test_a_function_that_is_told_how_far_a_call_is_may_use_its_pool(verb: str) -> None:
+    """G7: no call waits for ever."""
     seen: list[Any] = []
     with ProxyPool(Reporter, worker_count=2) as pool:
         method: Any = pool.work.options(progress_bar=lambda *_: seen.append(pool.who.submit().result(PATIENCE_SECONDS)))
@@ -179,6 +185,7 @@ def test_a_function_that_is_told_how_far_a_call_is_may_use_its_pool(verb: str) -
 
 
 def test_an_answer_to_an_error_of_a_stream_may_use_its_pool() -> None:
+    """G7: no call waits for ever."""
     pool = ProxyPool(Reporter, worker_count=2)
     with pool, pool.fail.stream(on_error=lambda *_: pool.who.submit().result(PATIENCE_SECONDS)) as tasks:
         tasks.put([1, 2])
@@ -187,6 +194,7 @@ def test_an_answer_to_an_error_of_a_stream_may_use_its_pool() -> None:
 
 @pytest.mark.concurrent
 def test_reports_are_told_in_order_before_their_call_returns(make_pool: MakePool) -> None:
+    """G7: no call waits for ever."""
     seen: list[tuple[int, int]] = []
     pool = make_pool(Reporter, on_progress=lambda worker_id, done, _total: seen.append((worker_id, done)))
     for item in range(1, 30):
@@ -200,7 +208,7 @@ def test_reports_are_told_in_order_before_their_call_returns(make_pool: MakePool
 
 @pytest.mark.concurrent
 def test_reports_of_threads_are_told_before_their_calls_return(make_pool: MakePool) -> None:
-    """Whichever thread turns the engine."""
+    """G7: whichever thread turns the engine."""
     seen: set[int] = set()
     missing: list[int] = []
     pool = make_pool(Reporter, on_progress=lambda _worker, done, _total: seen.add(done))
@@ -219,7 +227,7 @@ def test_reports_of_threads_are_told_before_their_calls_return(make_pool: MakePo
 
 
 def test_hooks_are_called_one_at_a_time() -> None:
-    """Also where workers are threads, which report by themselves."""
+    """G7: also where workers are threads, which report by themselves."""
     n_now, most = 0, 0
     lock = threading.Lock()
 
@@ -238,6 +246,7 @@ def test_hooks_are_called_one_at_a_time() -> None:
 
 
 def test_a_slow_hook_does_not_keep_other_callers_from_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G8: a hook is not the engine."""
     monkeypatch.setattr(outbox, "_SHORT_PATIENCE_SECONDS", 0.01)
     is_slow, may_go = threading.Event(), threading.Event()
 
@@ -258,6 +267,7 @@ def test_a_slow_hook_does_not_keep_other_callers_from_their_results(tmp_path: Pa
 
 @pytest.mark.concurrent
 def test_a_hook_that_raises_is_told_and_the_next_is_called(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G9: the rest is told."""
     told: list[BaseException] = []
     monkeypatch.setattr("sys.excepthook", lambda _kind, error, _traceback: told.append(error))
     pool = make_pool(Reporter, on_progress=lambda _worker, done, _total: 1 // (done - 1))
@@ -267,6 +277,7 @@ def test_a_hook_that_raises_is_told_and_the_next_is_called(make_pool: MakePool, 
 
 
 def test_an_interrupt_in_a_hook_ends_the_call_and_the_rest_is_told_later(tmp_path: Path) -> None:
+    """G9: the rest is told."""
     seen: list[int] = []
 
     def hook(_worker_id: int, done: int, _total: int | None) -> None:
@@ -283,6 +294,7 @@ def test_an_interrupt_in_a_hook_ends_the_call_and_the_rest_is_told_later(tmp_pat
 
 
 def test_a_warning_of_silence_may_use_its_own_pool(tmp_path: Path) -> None:
+    """G7: no call waits for ever."""
     meeting = Meeting(tmp_path / "meeting")
     hook = Hook(lambda pool: (pool[1].who.submit().result(PATIENCE_SECONDS), meeting.end()))
     with ProxyPool(Reporter, worker_count=2, stall_warning=0.1) as pool, logging_to(hook, "objproxy"):
@@ -293,6 +305,7 @@ def test_a_warning_of_silence_may_use_its_own_pool(tmp_path: Path) -> None:
 
 
 def test_a_long_queue_of_hooks_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G8: a hook is not the engine."""
     monkeypatch.setattr(outbox, "_MANY", 3)
     box, seen = outbox.Outbox(), []
     put = box.later(seen.append)

@@ -38,20 +38,20 @@ def _run(folder: Path, *args: str, portable: str) -> str:
 
 @pytest.mark.parametrize(("how", "start_method"), _some(ENDS, "by SIGKILL"))
 def test_however_a_program_ends_nothing_is_left_at_any_depth(how: str, start_method: str, tmp_path: Path) -> None:
-    """E13: looked at in a process namespace of its own, where no process can hide."""
+    """E20: looked at in a process namespace of its own, where no process can hide."""
     args = ["observe", "program", how, start_method, str(tmp_path / "flags")]
     assert _run(tmp_path, *args, portable="0") == "[]"
 
 
 @pytest.mark.parametrize("start_method", START_METHODS)
 def test_nothing_is_left_at_any_depth_portably(start_method: str, tmp_path: Path) -> None:
-    """E13: where the kernel tells of no parent's death."""
+    """E20: where the kernel tells of no parent's death."""
     args = ["observe", "program", "by SIGKILL", start_method, str(tmp_path / "flags")]
     assert _run(tmp_path, *args, portable="1") == "[]"
 
 
 @pytest.mark.parametrize(("how", "start_method"), _some(WORKER_ENDS, "killed", "timed out"))
 def test_however_a_worker_ends_nothing_below_it_is_left(how: str, start_method: str, tmp_path: Path) -> None:
-    """E13: the program goes on."""
+    """E20: the program goes on."""
     args = ["worker", how, start_method, str(tmp_path / "flags")]
     assert _run(tmp_path, *args, portable="0") == "True []"

@@ -150,7 +150,7 @@ def test_failures_that_resist_are_observed_and_timed(way: Way) -> None:
 
 
 def test_a_constructor_may_raise_what_resists(way: Way) -> None:
-    """A12: the pool is not made, and no thread or process is left waiting."""
+    """A17: the pool is not made, and no thread or process is left waiting."""
     for how, make in some(way, RESISTING):
         error = _caught(lambda how=how: ProxyPool(Resisting, worker_count=2, init_args=(how,), **way.options))
         assert type(error) is WorkerInitError, how

@@ -28,7 +28,7 @@ def _check(how: str, calls: Iterable[Callable[[], Any]]) -> None:
 
 @pytest.mark.parametrize("start_method", ["fork", "threading"])
 def test_errors_of_a_worker_pool_that_resist_are_raised_as_they_are(start_method: str) -> None:
-    """C22. Mutation: ``contextlib.contextmanager`` around a map: what is raised is `FrozenInstanceError`."""
+    """C22: Mutation: ``contextlib.contextmanager`` around a map: what is raised is `FrozenInstanceError`."""
     with WorkerPool(2, start_method=start_method, keep_alive=True) as pool:
         for how in RESISTING:
             calls = [
@@ -42,7 +42,7 @@ def test_errors_of_a_worker_pool_that_resist_are_raised_as_they_are(start_method
 
 
 def test_errors_of_a_runner_that_resist_are_the_results_of_their_tasks() -> None:
-    """C22."""
+    """C22: as by the verbs of a pool."""
     with OMPRunner(Runner, devices=[None, None]) as runner:
         for how in RESISTING:
             runner.process([{"how": None}, {"how": how}, {"how": None}])
@@ -54,7 +54,7 @@ def test_errors_of_a_runner_that_resist_are_the_results_of_their_tasks() -> None
 
 @pytest.mark.parametrize("use_threads", [False, True])
 def test_errors_of_an_mtasklite_pool_that_resist_are_raised_or_deferred(use_threads: bool) -> None:
-    """C22."""
+    """C22: as by the verbs of a pool."""
     for how in ("FrozenError", "TextExitsError", "ClassLiesError", "FalseError", "NoTracebackError"):
         with Pool(work, n_jobs=2, use_threads=use_threads) as pool:
             _check(how, [lambda pool=pool, how=how: list(pool([None, how, None]))])
@@ -66,7 +66,7 @@ def test_errors_of_an_mtasklite_pool_that_resist_are_raised_or_deferred(use_thre
 
 
 def test_errors_of_a_multi_worker_that_resist_are_raised_as_they_are() -> None:
-    """C22."""
+    """C22: as by the verbs of a pool."""
     with MultiWorker(work_batch, 2) as parallel:
         for how in RESISTING:
             _check(how, [lambda how=how: parallel([None, how])])

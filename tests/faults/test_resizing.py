@@ -139,6 +139,7 @@ def resizing(pool: ProxyPool[Any], n_threads: int = 1) -> Iterator[Users]:
 @pytest.mark.not_spawn
 @pytest.mark.parametrize("use", list(USES))
 def test_a_pool_may_be_resized_while_it_is_used(make_pool: MakePool, use: str) -> None:
+    """G1: right results, from whichever set of workers."""
     pool = make_pool(Member, worker_count=3, on_restart="snapshot" if use == "checkpoints" else "replay")
     with resizing(pool) as users:
         users.start(use, lambda turn: USES[use](pool, turn))
@@ -152,6 +153,7 @@ def test_a_pool_may_be_resized_while_it_is_used(make_pool: MakePool, use: str) -
 @pytest.mark.concurrent
 @pytest.mark.not_spawn
 def test_several_threads_may_resize_while_others_use_the_pool_in_all_ways(make_pool: MakePool) -> None:
+    """G1: right results, from whichever set of workers."""
     pool = make_pool(Member, worker_count=3, on_restart="replay")
     with resizing(pool, n_threads=2) as users:
         for name, use in USES.items():
@@ -166,6 +168,7 @@ def test_several_threads_may_resize_while_others_use_the_pool_in_all_ways(make_p
 @pytest.mark.processes
 @pytest.mark.not_spawn
 def test_a_pool_may_be_resized_while_its_workers_die(make_pool: MakePool) -> None:
+    """G3: nothing is lost."""
     pool = make_pool(Member, worker_count=3, max_restarts=OFTEN)
 
     def kill(_turn: int) -> None:
@@ -197,6 +200,7 @@ def test_a_pool_may_be_resized_while_its_workers_die(make_pool: MakePool) -> Non
 @pytest.mark.concurrent
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_pool_may_end_while_it_is_resized(make_pool: MakePool, end: str) -> None:
+    """G4: whichever comes first."""
     pool = make_pool(Member, worker_count=2)
     with resizing(pool) as users:
         poll_until(lambda: users.n_turns["resizing 0"] > 1)
@@ -208,6 +212,7 @@ def test_a_pool_may_end_while_it_is_resized(make_pool: MakePool, end: str) -> No
 @pytest.mark.race
 @pytest.mark.concurrent
 def test_a_pool_whose_workers_are_always_being_replaced_can_be_resized(make_pool: MakePool) -> None:
+    """G3: nothing is lost."""
     pool = make_pool(Member, worker_count=2, max_tasks_per_worker=1)
     users = Users()
     users.start("calls", lambda _turn: pool.who.map(range(4)))
@@ -219,6 +224,7 @@ def test_a_pool_whose_workers_are_always_being_replaced_can_be_resized(make_pool
 
 @pytest.mark.processes
 def test_a_broadcast_on_its_way_is_finished_by_workers_that_go(make_pool: MakePool, tmp_path: Path) -> None:
+    """G2: and the results are theirs."""
     meeting, results = Meeting(tmp_path / "meeting"), []
     pool = make_pool(Member, worker_count=3)
     future = pool[0].meet.submit(meeting)
@@ -239,7 +245,7 @@ def test_a_broadcast_on_its_way_is_finished_by_workers_that_go(make_pool: MakePo
 
 @pytest.mark.concurrent
 def test_rounds_keep_their_workers_to_the_end(make_pool: MakePool) -> None:
-    """The size changes between two rounds; a resize from within waits for nothing, since the call waits for it."""
+    """G2: the size changes between two rounds; a resize from within waits for nothing, since the call waits for it."""
     pool = make_pool(Member, worker_count=3)
 
     def items() -> Iterator[int]:
@@ -257,6 +263,7 @@ def test_rounds_keep_their_workers_to_the_end(make_pool: MakePool) -> None:
 
 @pytest.mark.concurrent
 def test_a_dedicated_call_keeps_its_workers(make_pool: MakePool) -> None:
+    """G2: and the results are theirs."""
     pool = make_pool(Member, worker_count=3, dedicated=True)
 
     def items() -> Iterator[int]:
@@ -270,6 +277,7 @@ def test_a_dedicated_call_keeps_its_workers(make_pool: MakePool) -> None:
 
 
 def test_the_instances_of_a_pool_are_those_of_when_it_was_asked(make_pool: MakePool) -> None:
+    """G6: and the others go on."""
     pool = make_pool(Member, worker_count=3)
     instances = iter(pool)
     last = pool[2]
@@ -285,6 +293,7 @@ def test_the_instances_of_a_pool_are_those_of_when_it_was_asked(make_pool: MakeP
 
 
 def test_a_worker_that_joins_does_not_start_from_the_snapshot_of_one_that_has_left(make_pool: MakePool) -> None:
+    """G5: as if it had been there."""
     pool = make_pool(Member, worker_count=2, on_restart="snapshot")
     pool.tell(5)
     pool.checkpoint()
@@ -295,6 +304,7 @@ def test_a_worker_that_joins_does_not_start_from_the_snapshot_of_one_that_has_le
 
 @pytest.mark.processes
 def test_a_worker_that_joins_while_a_broadcast_is_journalled_is_told_of_it(make_pool: MakePool, tmp_path: Path) -> None:
+    """G5: as if it had been there."""
     pool, meeting = make_pool(Member, worker_count=1, on_restart="replay"), Meeting(tmp_path / "meeting")
     caller = threading.Thread(target=lambda: pool.tell.options(journal=True)(7, meeting))
     caller.start()

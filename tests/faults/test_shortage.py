@@ -77,6 +77,7 @@ def _refuse_for(pool: StatePool, worker_id: int, seconds: float) -> None:
 
 
 def test_a_worker_that_is_refused_is_tried_again_and_counts_no_failure() -> None:
+    """A15: as a rule, without a process."""
     pool = StatePool(2)
     rules = make_rules()
     pool.die(0)
@@ -108,6 +109,7 @@ def test_what_waits_for_a_worker_is_told_if_the_lack_lasts() -> None:
 
 
 def test_what_waits_for_any_worker_is_told_if_none_is_left() -> None:
+    """A15: no caller waits for ever."""
     pool = StatePool(1)
     rules = make_rules()
     pool.die(0)
@@ -119,6 +121,7 @@ def test_what_waits_for_any_worker_is_told_if_none_is_left() -> None:
 
 @pytest.mark.parametrize("how", ["close", "kill", "resize"])
 def test_a_worker_that_waits_for_room_holds_up_no_end(how: str) -> None:
+    """A15: it is forgotten."""
     pool = StatePool(2)
     pool.die(1)
     del pool.sent[1]
@@ -138,6 +141,7 @@ def test_a_worker_that_waits_for_room_holds_up_no_end(how: str) -> None:
 
 
 def test_what_is_no_lack_counts_as_a_failure() -> None:
+    """A15: other refusals do not pass by themselves."""
     pool = StatePool(2, max_restarts=(1, 1.0))
     pool.die(1)
     del pool.sent[1]
