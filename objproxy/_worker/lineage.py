@@ -29,8 +29,6 @@ _DEFAULT_MAX_DEPTH = 4
 #: The beginning of what a helper's interpreter runs.
 REMOVE_MARK = f"import os; os.environ.pop({HELPER!r}, None)"
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _IMPORT_SYSTEM = "<frozen importlib"
 
 _WHAT_TO_DO = 'Make the pool in a function or a method, or below `if __name__ == "__main__":`'
@@ -165,17 +163,14 @@ def _imports_for_arguments() -> bool:
 
 def _find_line() -> str:
     """Return the file and the line of the user's code that is running."""
-    frame = next((frame for frame in _frames() if _is_users(frame.f_code.co_filename)), None)
+    frame = next((frame for frame in _frames() if _is_users(frame.f_globals.get("__name__"))), None)
     return "the program" if frame is None else f"{frame.f_code.co_filename}, line {frame.f_lineno},"
 
 
-def _is_users(path: str) -> bool:
+def _is_users(module: object) -> bool:
     """Return whether code is neither of this package nor of the standard library, whose helpers may stand between."""
-    if path.startswith("<frozen "):
-        return False
-    path = os.path.abspath(path)
-    is_installed = "site-packages" in path or "dist-packages" in path
-    return not path.startswith(_PACKAGE) and (is_installed or not path.startswith(_STANDARD_LIBRARY))
+    package = str(module).partition(".")[0]
+    return package != "objproxy" and package not in sys.stdlib_module_names
 
 
 def _frames() -> Iterator[FrameType]:
