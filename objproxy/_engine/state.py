@@ -181,7 +181,6 @@ class PoolState:
         batch = event.batch
         if batch.rules.is_dropped:
             return  # a caller's thread was about to hand it in when another dropped the call
-
         self._ledger.admit(batch)
         if self.phase != "open" and self.phase != "starting":
             self._ledger.fail(batch, 0, batch.count, self._make_ending_error, batch.worker_id)
