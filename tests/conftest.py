@@ -44,7 +44,9 @@ def _children() -> set[int]:
     if psutil is None:
         return set()
     children = [process for pid in _descendants() if (process := _process(pid)) is not None]
-    spares = [pid for child in children if _is_root(child) for pid in _pids_below(child)][-1:]
+    below_root = [pid for child in children if _is_root(child) for pid in _pids_below(child)]
+    # The root makes its spare a moment after it has given one away: until then the youngest serves a pool, and has workers.
+    spares = [pid for pid in below_root if (process := _process(pid)) is None or not _pids_below(process)][-1:]
     return {child.pid for child in children if not _may_stay(child)} - {*spares}
 
 
