@@ -16,6 +16,7 @@ import pytest
 
 from objproxy._worker import boot as booting
 from objproxy._worker import platform
+from objproxy._worker.seeding import seed_worker
 from targets import poll_until
 
 #: No process has it: Linux gives at most 2**22.
@@ -117,7 +118,7 @@ def test_a_generator_that_is_not_loaded_is_left_alone(monkeypatch: pytest.Monkey
     before = random.getstate(), np.random.get_state()[1].tolist()
     for name in ("random", "numpy.random"):
         monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
-    booting.seed_generators(make_boot())
+    seed_worker(make_boot().seed_words)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
@@ -130,7 +131,7 @@ def test_pytorch_is_seeded_and_limited_if_it_is_loaded(monkeypatch: pytest.Monke
     for name in ("random", "numpy.random"):
         monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "torch", torch)
-    booting.seed_generators(make_boot())
+    seed_worker(make_boot().seed_words)
     booting.limit_threads(3)
     booting.limit_threads(None)
     assert [name for name, _ in calls] == ["seed", "threads"]

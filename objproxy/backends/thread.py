@@ -146,7 +146,7 @@ class _WorkerThread:
             reply = self.worker.serve(batch)
             self._end_child(reply.outcomes[-1])
             self._say(reply)
-            del batch  # its arguments may be large, and the next may be long in coming
+            del batch, reply  # they may be large, and an error holds its caller; the next may be long in coming
         if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
             self._say(m.Ending(self.worker.worker_id, self.worker.generation, "finishing"))
             events = self.worker.finish()
