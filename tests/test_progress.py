@@ -184,17 +184,6 @@ def test_rich_is_told_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) < 100
 
 
-def test_rich_shows_percentage_and_rate(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    with Progress("rich", 13, "many") as progress:
-        for _ in range(13):
-            progress.update(1)
-    shown = capsys.readouterr().err
-    assert "100%" in shown
-    assert "13/13" in shown
-    assert " it/s" in shown
-
-
 # ---- reports -----------------------------------------------------------------------------------------------------------
 
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from contained import NAMESPACE, needs_namespaces
 from objproxy import ProxyPool, SharedArray, SharedMemoryFullError, WorkerDiedError, shared
 from objproxy._worker.segments import NamedSegments
 from objproxy.backends import plane as planes
@@ -514,10 +515,10 @@ def test_when_everything_is_killed_the_next_program_sweeps_the_files() -> None:
     assert files(prefix) == []
 
 
-def start_next() -> subprocess.Popen[str]:
+def start_next(*before: str) -> subprocess.Popen[str]:
     code = "from objproxy import SharedArray; SharedArray.zeros(3).close()"
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*before, sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -526,13 +527,16 @@ def start_next() -> subprocess.Popen[str]:
     )
 
 
-def test_a_sweep_leaves_the_files_of_programs_that_live() -> None:
+@pytest.mark.parametrize("before", [(), pytest.param(NAMESPACE, marks=needs_namespaces)], ids=["here", "in a container"])
+def test_a_sweep_leaves_the_files_of_programs_that_live(before: Sequence[str]) -> None:
+    """Containers may share ``/dev/shm`` and not see each other's processes."""
     program, prefix, pids = start("sys.stdin.read(1) if False else time.sleep(600)", portable=True)
     try:
-        before = sorted(files(prefix))
-        with start_next() as next_program:
+        there = sorted(files(prefix))
+        with start_next(*before) as next_program:
             next_program.communicate(timeout=PATIENCE_SECONDS)
-        assert sorted(files(prefix)) == before
+            assert next_program.returncode == 0
+        assert sorted(files(prefix)) == there
     finally:
         program.kill()
         program.communicate(timeout=PATIENCE_SECONDS)

@@ -310,7 +310,7 @@ class NamedSegments:
     def __init__(self, prefix: str = "") -> None:
         self.is_inherited = False
         _spaces.add(self)
-        self.prefix = prefix or f"{_folder()}/objproxy-{os.getpid()}-{os.urandom(8).hex()}-"
+        self.prefix = prefix or f"{_folder()}/objproxy-{os.getpid()}-{_pid_namespace()}-{os.urandom(8).hex()}-"
 
     def _path(self, offset: int) -> str:
         return f"{self.prefix}{offset:016x}"
@@ -411,12 +411,21 @@ def remove_files(prefix: str) -> None:
             os.unlink(path)
 
 
+def _pid_namespace() -> str:
+    """Return what tells apart the namespaces of process ids (of containers) that share a folder of shared memory."""
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:  # there are none here
+        return "0"
+
+
 def sweep() -> None:
-    """Remove the segments of programs that have ended, which nobody was left to remove; only this user's own."""
+    """Remove the segments of programs that have ended and could not do it; only this user's own, of this namespace of pids."""
+    here = _pid_namespace()
     for path in _files(f"{_folder()}/objproxy-"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            pid = int(os.path.basename(path).split("-")[1])
-            if os.stat(path).st_uid == os.getuid() and not platform.is_process_alive(pid):
+            pid, namespace = os.path.basename(path).split("-")[1:3]
+            if namespace == here and os.stat(path).st_uid == os.getuid() and not platform.is_process_alive(int(pid)):
                 os.unlink(path)
 
 
