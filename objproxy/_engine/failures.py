@@ -58,7 +58,7 @@ def death(record: WorkerRecord, event: m.Died, batch: Batch | None, item: int | 
 
 #: What a worker does in a step of its end.
 END_STEPS = {
-    "asked": "it had not begun",
+    "asked": "it did not answer, or was running its exit functions",
     "finishing": "it was running the close() or __exit__ of its object",
     "joining": "it was waiting for threads, executors or child processes of its object",
     "leaving": "it was running its exit functions",
