@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -348,27 +346,6 @@ def test_the_kernels_count_of_such_kills_can_be_read() -> None:
     count = platform.count_memory_kills()
     assert count is None or count >= 0
     assert count is not None or not any(os.path.exists(path) for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"))
-
-
-# ---- no room --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_replacement_that_cannot_be_started_is_its_workers_loss_alone() -> None:
-    with ProxyPool(Busy, worker_count=2, max_restarts=(1, 60.0)) as pool:
-        pid = pool.workers[0].pid
-        assert pid is not None
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest_free = os.dup(0)
-        os.close(lowest_free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-        try:
-            os.kill(pid, signal.SIGKILL)
-            poll_until(lambda: pool._core.driver.look() or pool._core.driver.state.workers[0].phase == "quarantined")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        with pytest.raises(WorkerInitError, match=os.strerror(errno.EMFILE)):
-            pool[0].pid()
-        assert {pool.pid.submit().result() for _ in range(5)} == {pool.workers[1].pid}
 
 
 # ---- what a replacement has to know ---------------------------------------------------------------------------------------

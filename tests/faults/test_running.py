@@ -420,8 +420,9 @@ class Vandal(Victim):
         return item
 
     def start_thread(self, item: int) -> int:
-        threading.Thread(target=signal.pause, daemon=True).start()
-        threading.Thread(target=threading.Event().wait).start()
+        for wait in (signal.pause, threading.Event().wait):
+            threading.Thread(target=wait, daemon=True).start()
+        threading.Timer(0.05, int).start()  # this one is waited for
         return item
 
     def start_child(self, item: int) -> int:
