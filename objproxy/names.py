@@ -9,6 +9,7 @@ from typing import Any
 from objproxy._worker.execute import CallableMarker
 from objproxy.augmenting import Augmented, is_augmented
 from objproxy.core import PoolCore
+from objproxy.errors import PoolBrokenError, PoolClosedError
 from objproxy.instances import Instance, call_info, class_names, read_attribute, write_attribute
 from objproxy.methods import PoolMethod
 from objproxy.signatures import MethodInfo
@@ -44,6 +45,16 @@ class PoolNames:
             info = MethodInfo(name, None, drops_self=False)
         method = self._methods[name] = PoolMethod(self._core, info)
         return method
+
+    def find_join(self) -> Any:
+        """Return what the class has under ``join``; if it has nothing, the wait that belongs to ``close()`` elsewhere.
+
+        It is no name of the pool's own, since classes have it: ``str``, queues, threads.
+        """
+        try:
+            return self.find("join")
+        except (AttributeError, PoolBrokenError, PoolClosedError):
+            return self._core.join
 
     def call(self) -> PoolMethod:
         """Return the method that calls the instances themselves."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from objproxy import backends
 from objproxy._checks import check_count, check_seconds
 from objproxy._worker import lineage
-from objproxy.errors import PoolBrokenError, PoolClosedError
 
 if TYPE_CHECKING:
     from objproxy.core import PoolCore
@@ -415,18 +414,8 @@ class ProxyPool(Generic[T]):
         if name.startswith("_"):
             raise AttributeError(f"ProxyPool forwards no underscored names; {name!r} is not reached through it")
         if name == "join":
-            return self._find_join()
+            return self._names.find_join()
         return self._names.find(name)
-
-    def _find_join(self) -> Any:
-        """Return what the class has under this name; if it has nothing, the wait that belongs to ``close()`` elsewhere.
-
-        It is no name of the pool's own, since classes have it: ``str``, queues, threads.
-        """
-        try:
-            return self._names.find("join")
-        except (AttributeError, PoolBrokenError, PoolClosedError):
-            return self._core.join
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a data attribute on every instance; ``pool.n += 1`` applies the operator to what each instance holds."""
