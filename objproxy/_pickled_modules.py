@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickletools
-
 #: Longer pickles are not read: what they need is then imported by each worker for itself.
 _MAX_BYTES = 65_536
 
@@ -25,6 +23,8 @@ def find_modules(pickled: bytes | memoryview) -> list[str]:
     data = bytes(pickled) if len(pickled) <= _MAX_BYTES else b""
     if _BY_STACK not in data:
         return []
+
+    import pickletools  # most pickles name nothing
 
     texts: list[str] = []  # pushed last: module and name, where a name is looked up
     memo: list[str | None] = []

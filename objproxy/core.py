@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from objproxy import handling
 from objproxy._engine.calls import Call
@@ -39,8 +39,10 @@ from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings
 from objproxy.shared import SharedValue
 from objproxy.streams import RemoteStream
-from objproxy.timeline import Timeline
 from objproxy.views import count_seconds, keep_start_times, sorted_records, view_workers
+
+if TYPE_CHECKING:
+    from objproxy.timeline import Timeline
 
 #: The pools of this program by their numbers; whoever looks at all of them keeps none alive.
 cores: weakref.WeakValueDictionary[int, PoolCore] = weakref.WeakValueDictionary()

@@ -6,7 +6,7 @@ import importlib
 import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from objproxy import backends
 from objproxy._checks import check_count, check_flag
@@ -23,8 +23,10 @@ from objproxy.recipe import PoolRecipe
 from objproxy.settings import PoolSettings, check_cpu_ids
 from objproxy.signatures import ClassInfo
 from objproxy.startup import StartUpBar
-from objproxy.timeline import Timeline
 from objproxy.unstarted import UnstartedPool, make_error
+
+if TYPE_CHECKING:
+    from objproxy.timeline import Timeline
 
 _pool_numbers = itertools.count(1)
 
@@ -141,13 +143,19 @@ def make_core(
             on_restart=on_restart,
             max_rss=max_rss,
         )
-        line = Timeline() if timeline else None
+        line = _make_timeline() if timeline else None
         core = PoolCore(recipe, _watched(engine, line, init_progress_bar, recipe), settings, line)
         _warn_of_hidden_names(recipe.info, pool_names)
     except BaseException:
         engine.close()  # it holds descriptors from the beginning
         raise
     return core
+
+
+def _make_timeline() -> Timeline:
+    from objproxy.timeline import Timeline  # few pools want one
+
+    return Timeline()
 
 
 def _watched(engine: Backend, timeline: Timeline | None, init_progress_bar: Any, recipe: PoolRecipe) -> Backend:

@@ -20,6 +20,8 @@ PACKAGE = Path(objproxy.__file__).parent
 LATE_IMPORTS = {
     "numpy",
     "shutil",
+    "pickletools",
+    "objproxy.timeline",
     "tempfile",
     "resource",
     "random",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from objproxy._worker import forking
+from objproxy._worker import forking, lineage
 
 __all__ = ["Worker", "current_worker", "report_progress"]
 
@@ -188,6 +188,14 @@ def worker_of_thread() -> Worker | None:
 def find_worker() -> Worker | None:
     """Return the worker that runs the calling code, None for a program's own code."""
     return getattr(_of_thread, "worker", None) or _of_process
+
+
+def _find_depth() -> int | None:
+    worker = find_worker()
+    return None if worker is None else worker._depth
+
+
+lineage.depth_of_worker = _find_depth
 
 
 def current_worker() -> Worker:

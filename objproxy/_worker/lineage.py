@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
 
-from objproxy._worker.context import find_worker
-
 DEPTH, MAX_DEPTH, HELPER = "OBJPROXY_DEPTH", "OBJPROXY_MAX_DEPTH", "OBJPROXY_HELPER"
 
 #: Pools of pools of pools of pools. Each level multiplies the processes by the number of workers.
@@ -62,6 +60,15 @@ class _Here:
 
 here = _Here()
 
+
+def _no_worker() -> int | None:
+    return None
+
+
+#: Returns how many pools are above the worker whose code calls; None outside of workers. `context` sets it when it is loaded,
+#: which a program need not wait for before its first pool.
+depth_of_worker: Callable[[], int | None] = _no_worker
+
 #: The code of the functions that unpickle arguments. Each may import modules, at any time in the life of a worker.
 _unpickling: set[CodeType] = set()
 
@@ -79,9 +86,9 @@ def enter_helper() -> None:
 
 def find_depth() -> int:
     """Return how many pools are above the calling code; 0 in a program."""
-    worker = find_worker()
-    if worker is not None:
-        return worker._depth
+    depth = depth_of_worker()
+    if depth is not None:
+        return depth
     try:
         return max(0, int(os.environ.get(DEPTH, 0)))
     except ValueError:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-import pickletools
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -183,8 +182,7 @@ def _unpickle(count: int, data: memoryview, worker_id: int, method: str, unpack:
         except BaseException as exc:
             results.append(_unreadable(exc, worker_id, method))
             stream.seek(begin)
-            for _opcode in pickletools.genops(stream):  # find the end of the bad one without running it
-                pass
+            _skip_pickle(stream)
     return results
 
 
@@ -193,8 +191,7 @@ def _check_is_whole(exc: BaseException, data: bytes | memoryview) -> None:
     if type(exc) not in _DAMAGES:
         return
     try:
-        for _opcode in pickletools.genops(bytes(data)):
-            pass
+        _skip_pickle(io.BytesIO(data))
     except Exception:
         raise wire.ChannelClosedError(f"protocol error: bytes that are no pickle ({describe(exc)})") from exc
 
@@ -204,3 +201,11 @@ def _unreadable(exc: BaseException, worker_id: int, method: str) -> Failure:
     error = ResultPickleError(worker_id, method, "unknown", f"rebuilding it here raised {describe(exc)}")
     error.__cause__ = exc
     return Failure(error)
+
+
+def _skip_pickle(stream: io.BytesIO) -> None:
+    """Read to the end of a pickle without running it."""
+    import pickletools  # who meets no bad pickle never loads it
+
+    for _opcode in pickletools.genops(stream):
+        pass
