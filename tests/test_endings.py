@@ -166,7 +166,15 @@ def test_what_fails_while_the_pool_is_closed_is_for_the_caller() -> None:
 
 @pytest.mark.parametrize(
     ("step", "exitcode", "has_failed"),
-    [("finishing", 0, True), ("joining", 0, True), ("leaving", 0, False), ("leaving", 3, True), ("asked", 0, False)],
+    [
+        ("finishing", 0, True),
+        ("joining", 0, True),
+        ("leaving", 0, False),
+        ("leaving", 3, True),
+        ("asked", 0, False),
+        ("asked", -9, False),
+        ("asked", -11, True),
+    ],
 )
 def test_a_worker_has_ended_well_if_it_came_to_its_last_step_and_to_exit_code_zero(
     step: str, exitcode: int, has_failed: bool

@@ -16,7 +16,8 @@ Rules that live here:
 - a worker whose process is stopped is killed in every step, but only if two looks, a second apart, find it so: a batch system
   may have suspended the whole program, and the workers wake after it;
 - a worker that has told nothing but is computing is waited for: a thread of its object may hold the interpreter;
-- a worker that ends before its last step, or with an exit code, has failed to end; so has one whose ``close()`` raised;
+- a worker that ends before its last step, or with an exit code, has failed to end; so has one whose ``close()`` raised; one
+  that was killed before it had told anything may have been killed before it was asked, and has not;
 - who closes the pool is raised the failures; those of other ends (recycled, resized) are logged.
 """
 
@@ -37,6 +38,9 @@ END_SECONDS = 5.0
 _SECOND_LOOK_SECONDS = 1.0
 
 _HONEST = ("finishing", "joining")
+
+#: Exit code of SIGKILL, which no process sends itself by a defect.
+_KILLED = -9
 
 
 class Endings:
@@ -124,6 +128,8 @@ class Endings:
     def note_death(self, record: WorkerRecord, event: m.Died) -> None:
         """See whether a worker that was asked to end has done so."""
         step, record.end_step = record.end_step, ""
+        if step == "asked" and event.exitcode == _KILLED:
+            return  # it was idle, and its death may only be seen late; had it been seen before, nobody would be told
         if step in _HONEST or (step and event.exitcode):
             self._fail(record, failures.death_at_end(record, event, step, self._describe(record.worker_id)))
 
