@@ -93,7 +93,7 @@ def test_two_pools_that_run_and_one_that_fails(page: Page, port: int, gates: typ
         page.wait_for(pool_script("parsers", "pool.querySelectorAll('.failure').length === 10"))
         assert page.evaluate(pool_script("lattices", "pool.querySelector('.badge').hidden"))
         assert page.evaluate("document.querySelector('#n-running').textContent") == "2"
-        assert page.evaluate("document.querySelector('#n-busy').textContent") == "4 / 4"
+        page.wait_for("document.querySelector('#n-busy').textContent === '4 / 4'")
         assert page.evaluate("document.querySelector('#n-failed').textContent") == "10"
         trace = page.evaluate(pool_script("parsers", "pool.querySelector('.failure pre').textContent"))
         assert "raise ValueError" in trace
