@@ -62,6 +62,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             return _reduce_code(value)
         if kind is CachedFunction:
             return _reduce_cached(value)
+        if kind is functools.partialmethod:  # since Python 3.15 it cannot be made without its function
+            return _make_partial_method, (value.func, value.args, value.keywords)
         reduced = super().reducer_override(value)
         if reduced is NotImplemented:
             return fresh.reduce(value) if self.depth else reduced
@@ -134,6 +136,10 @@ def _reduce_cached(function: Any) -> Any:
 
 def _make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
+
+
+def _make_partial_method(function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *args, **keywords)
 
 
 def _is_importable(function: Any) -> bool:

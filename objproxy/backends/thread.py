@@ -91,7 +91,7 @@ class ThreadBackend(ByReference):
 
     def close(self) -> None:
         """Wait for the threads that were asked to end."""
-        for thread in self._threads.values():
+        for thread in list(self._threads.values()):  # several threads may close the pool
             thread.join_if_ending()
         self._threads.clear()
 
