@@ -86,7 +86,7 @@ class Pump:
                 log_error(_logger, "turning the engine of a pool failed", exc)
             if not self.is_here():  # another has taken over, or will
                 if self._is_needed():
-                    self.call()
+                    self.try_call()  # not while the interpreter ends
                 return
             if self._is_needed() or self._wanted.wait(_LINGER_SECONDS):
                 continue
