@@ -62,7 +62,7 @@ class Endings:
     Attributes
     ----------
     is_closing : bool
-        Whether somebody closes the pool, and is told of the errors.
+        Whether a caller closes the pool: the errors are raised there, else logged.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Endings:
         """See whether a worker that was asked to end has done so."""
         step, record.end_step = record.end_step, ""
         if step == "asked" and event.exitcode == _KILLED:
-            return  # it was idle, and its death may only be seen late; had it been seen before, nobody would be told
+            return  # it was idle, and its death is seen late; seen before close(), it is not told either
         if step in _HONEST or (step and event.exitcode):
             self._fail(record, failures.death_at_end(record, event, step, self._describe(record.worker_id)))
 

@@ -38,7 +38,7 @@ class Performer(ABC):
         self._resolved: list[tuple[Any, Any, int | None]] = []  # futures, their outcomes and workers, set outside of the lock
         self._settling: list[Any] = []  # futures that are being set
         self._failed: list[m.SendFailed | m.StartFailed] = []  # what the event at hand has brought to light
-        self._background: set[Call] = set()  # calls with outcomes to come that nobody waits for in person
+        self._background: set[Call] = set()  # calls with outcomes to come for which no caller waits
 
     @abstractmethod
     def _wake_leader(self) -> None:

@@ -32,7 +32,7 @@ class Pump:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
-        self._is_away = False  # it calls code of the user, which may wait for a future that nobody else drives
+        self._is_away = False  # it calls code of the user, which may wait for a future that no other thread drives
 
     def call(self) -> None:
         """See that it runs."""

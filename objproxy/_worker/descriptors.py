@@ -65,7 +65,7 @@ def open_file(path: str, flags: int, mode: int = 0o666) -> int:
 
 
 def make_memory_file(name: str, nbytes: int) -> int:
-    """Make an anonymous file in memory, whose size nobody can change any more.
+    """Make an anonymous file in memory, whose size cannot be changed any more.
 
     Touching a mapped page behind the end of a file kills the process. So a task that truncates what it finds among its
     descriptors would kill the program. Old systems have no seals.

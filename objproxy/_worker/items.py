@@ -69,7 +69,7 @@ def pack_operation(operation: Operation, arena: Arena | None) -> bytes | Parcel:
 
 
 def _pack_map(operation: Operation, arena: Arena | None) -> bytes | Parcel:
-    """Pickle the items of a chunk, together if nobody can tell the difference."""
+    """Pickle the items of a chunk, together if they share nothing that can change."""
     varying = [column for column in operation.args if type(column) is not Constant]
     if len(varying[0]) == 1:
         return pack(tuple(operation), arena)

@@ -175,7 +175,7 @@ class Nursery:
         """Take the program's environment over and load what the pool's class needs; one that was kept has done so."""
         self._tell(("born", 0, 0, os.getpid()))
         if self._load_seconds is not None:
-            self._must_exec = self._times != _file_times(self._times)  # somebody has edited them: workers load them anew
+            self._must_exec = self._times != _file_times(self._times)  # they were edited: workers load them anew
             return
         self._argv = settings["executable"]
         _change_environment(settings["environ"])
@@ -367,7 +367,7 @@ class Root(Nursery):
     def _on_keep(self, key: Any, control_fd: int) -> None:
         """Take over a nursery whose pool was closed, for the next pool with the same key."""
         self._drop_spare()
-        self._spare, self._spare_key = socket.socket(fileno=os.dup(control_fd)), key
+        self._spare, self._spare_key = socket.socket(fileno=move_above_standard(os.dup(control_fd))), key
         self._kept_until = time.monotonic() + _KEEP_SECONDS
 
     def _on_kill(self, pid: int) -> None:

@@ -199,7 +199,7 @@ _STATES = {
 
 
 def process_activity(pid: int) -> str | None:
-    """Return "stopped", "running" or "sleeping", of all threads of a process taken together; None if nobody can tell."""
+    """Return "stopped", "running" or "sleeping", of all threads of a process taken together; None if unknown."""
     letters = set()
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):

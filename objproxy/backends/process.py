@@ -241,7 +241,7 @@ class ProcessBackend:
                 self._serve_descriptor(fd, mask)
         except BaseException:
             # Something may have been read and not taken in. Nobody can tell what, so nothing of a busy worker is believed.
-            for link in self._links.values():
+            for link in list(self._links.values()):  # another thread may start a worker
                 if link.sent and not link.is_ended:
                     self._end_of_channel(link)
             raise
