@@ -261,6 +261,17 @@ def test_a_killed_nursery_is_not_kept(slow_module: Any) -> None:
     assert _value(slow_module.Answer) == [1, 1]
 
 
+def test_a_nursery_that_is_about_to_be_killed_is_not_kept(slow_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root may be slow, and the nursery may say that it rests before it is killed."""
+    pool = ProxyPool(slow_module.Answer, worker_count=1, backend="process", start_method="forkserver")
+    backend: Any = pool._core.backend
+    monkeypatch.setattr(nurseries._root, "kill_nursery", lambda pid: None)
+    monkeypatch.setattr(nurseries._root, "_kept_key", None)
+    backend._nursery.kill()
+    pool.kill()
+    assert nurseries._root._kept_key is None
+
+
 def test_a_kept_nursery_ends_when_its_time_is_over(channel: tuple[socket.socket, socket.socket]) -> None:
     root, (ours, theirs) = make(Root, channel[0]), socket.socketpair()
     root._is_complete = True

@@ -102,13 +102,15 @@ class PoolNursery:
             raise NurseryLostError("the process that starts the workers is gone") from exc
 
     def kill(self) -> None:
-        """Kill it while it hangs in code of the user; every worker goes with it."""
+        """Kill it while it hangs in code of the user; every worker goes with it.
+
+        It may take in a message or two before it is gone, so from now on it is not fit for another pool.
+        """
+        self._is_doomed = True
         if self._pid is not None:
             os.kill(self._pid, signal.SIGKILL)  # a child of this process that was not waited for: the pid is its own
         elif self._root_pid is not None:
             _root.kill_nursery(self._root_pid)
-        else:
-            self._is_doomed = True
 
     def is_born(self, pid: int) -> None:
         """Note its process; one that was to be killed before that was known is killed now."""
