@@ -360,6 +360,47 @@ def test_the_largest_frame_a_pickler_writes_is_taken_apart_rightly(passage: Pass
     passage.check_that_all_is_back()
 
 
+@pytest.mark.parametrize("step", [61, 4096, 100_000, 1 << 20, -1])
+@pytest.mark.parametrize("by_read", [True, False], ids=["read", "readinto"])
+def test_the_stream_gives_as_much_as_is_asked_for(passage: Passage, step: int, by_read: bool) -> None:
+    """An unpickler may take a large object in steps, as that of Python 3.15 does, and a step may reach into what is next."""
+    value = [b"a" * 1000, "b" * 200_000, bytearray(b"c" * 140_000), "d", b"e" * (3_000_000 if step > 4096 else 0)]
+    packed = passage.pack(value)
+    assert isinstance(packed, Parcel)
+    parts = unpack_parts(b"".join(part.packed() for part in packed.lend(passage.table)))
+    stream = parcel._PiecedStream(packed.stream, parts, passage.borrower)
+    del packed
+    read = b"".join(_pieces_of(stream, step, by_read=by_read))
+    assert pickle.loads(read) == value
+    assert (stream.read(5), stream.readinto(bytearray(5)), parts) == (b"", 0, [])
+    passage.check_that_all_is_back()
+
+
+def _pieces_of(stream: Any, step: int, *, by_read: bool) -> Iterator[bytes]:
+    """Read a stream to its end."""
+    if by_read:
+        yield from iter(lambda: stream.read(step), b"")
+        return
+    buffer = bytearray(step if step > 0 else 10_000_000)
+    while n_read := stream.readinto(buffer):
+        yield bytes(buffer[:n_read])
+
+
+def test_a_piece_that_was_read_in_part_is_given_back_once(passage: Passage) -> None:
+    packed = passage.pack(["a" * 300_000, "b" * 300_000])
+    assert isinstance(packed, Parcel)
+    parts = unpack_parts(b"".join(part.packed() for part in packed.lend(passage.table)))
+    slots: list[int] = []
+    give_back = passage.borrower.give_back
+    passage.borrower.give_back = lambda slot: (slots.append(slot), give_back(slot))[1]  # type: ignore[method-assign]
+    stream = packed.stream[:-1] + b"?"  # no opcode
+    del packed
+    with pytest.raises(pickle.UnpicklingError):
+        unpack(stream, parts, passage.borrower)
+    assert sorted(slots) == sorted(part.slot for part in parts)
+    passage.check_that_all_is_back()
+
+
 def test_a_long_pickle_without_large_objects_travels_as_a_whole(passage: Passage) -> None:
     value = [(i, str(i)) for i in range(50_000)]
     assert passage.send(value) == value

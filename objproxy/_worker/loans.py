@@ -153,12 +153,13 @@ class Borrower:
         mapping.on_gone = _Return(self, part.slot)
         return mapping
 
-    def read_into(self, part: Part, buffer: Any) -> None:
-        """Copy a part, and give it back."""
+    def read_into(self, part: Part, buffer: Any, start: int = 0) -> None:
+        """Copy a part from byte `start` on; give it back if `buffer` reaches to its end."""
         try:
-            self._segments.read_into(part.offset, buffer)
+            self._segments.read_into(part.offset, buffer, start)
         finally:
-            self.give_back(part.slot)
+            if start + len(buffer) == part.nbytes:
+                self.give_back(part.slot)
 
     def give_back(self, slot: int) -> None:
         """End a loan."""

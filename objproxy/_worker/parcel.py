@@ -354,29 +354,51 @@ class _PiecedStream(io.RawIOBase):
     stream : bytes
         The small pieces, joined.
     pieces : list of Part
-        The large ones, in the order of their positions; each is taken out when it is read.
+        The large ones, in the order of their positions; each is taken out when its end is read.
     """
 
     def __init__(self, stream: bytes, pieces: list[Part], borrower: Borrower) -> None:
         self._stream = memoryview(stream)
         self._at = 0
+        self._at_in_piece = 0  # how much of the first of `pieces` was read
         self._pieces = pieces
         self._borrower = borrower
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer`: a large object asks for all of its bytes at once."""
+        """Fill `buffer`, and return how much: less than asked only where the pickle ends.
+
+        Up to Python 3.14 a large object asks for all of its bytes at once, later in steps that double (CPython's gh-115952).
+        """
+        view = memoryview(buffer)
+        n_read = 0
+        while n_read < len(view) and (n_more := self._read_some(view[n_read:])):
+            n_read += n_more
+        return n_read
+
+    def _read_some(self, view: memoryview) -> int:
+        """Read from the large piece that is next, or from the small ones in front of it."""
         if self._pieces and self._pieces[0].position == self._at:
-            self._borrower.read_into(self._pieces.pop(0), buffer)
-            return len(buffer)
-        stop = min(self._at + len(buffer), self._pieces[0].position if self._pieces else len(self._stream))
+            return self._read_large(self._pieces[0], view)
+        stop = min(self._at + len(view), self._pieces[0].position if self._pieces else len(self._stream))
         n_read = stop - self._at
-        buffer[:n_read] = self._stream[self._at : stop]
+        view[:n_read] = self._stream[self._at : stop]
         self._at = stop
         return n_read
 
+    def _read_large(self, part: Part, view: memoryview) -> int:
+        start = self._at_in_piece
+        n_read = min(len(view), part.nbytes - start)
+        self._at_in_piece += n_read
+        if self._at_in_piece == part.nbytes:
+            self._at_in_piece = 0
+            del self._pieces[0]  # before it is read: that gives it back, even if it fails
+        self._borrower.read_into(part, view[:n_read], start)
+        return n_read
+
     def read(self, size: int = -1) -> bytes:
-        """Return the next `size` bytes."""
-        if self._pieces and self._pieces[0].position == self._at:
-            size = self._pieces[0].nbytes
+        """Return the next `size` bytes, fewer only where the pickle ends; all that are left if `size` is negative."""
+        if size < 0:
+            return self.readall()
         data = bytearray(size)
-        return bytes(data[: self.readinto(data)])
+        del data[self.readinto(data) :]
+        return bytes(data)

@@ -98,8 +98,8 @@ class Segments(Protocol):
         """
         ...
 
-    def read_into(self, offset: int, buffer: Any) -> None:
-        """Copy the first bytes of a segment into a writable buffer."""
+    def read_into(self, offset: int, buffer: Any, start: int = 0) -> None:
+        """Copy the bytes of a segment from byte `start` on into a writable buffer."""
         ...
 
     def discard(self, offset: int, nbytes: int) -> None:
@@ -270,10 +270,10 @@ class MemorySegments:
         assert self.fd is not None
         return _noted(map_file(self.fd, offset, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
 
-    def read_into(self, offset: int, buffer: Any) -> None:
+    def read_into(self, offset: int, buffer: Any, start: int = 0) -> None:
         """Read a part of the file."""
         assert self.fd is not None
-        _read(self.fd, offset, buffer)
+        _read(self.fd, offset + start, buffer)
 
     def discard(self, offset: int, nbytes: int) -> None:
         """Punch a hole into the file."""
@@ -354,11 +354,11 @@ class NamedSegments:
         finally:
             os.close(fd)
 
-    def read_into(self, offset: int, buffer: Any) -> None:
+    def read_into(self, offset: int, buffer: Any, start: int = 0) -> None:
         """Read the file."""
         fd = self._open(offset, os.O_RDONLY)
         try:
-            _read(fd, 0, buffer)
+            _read(fd, start, buffer)
         finally:
             os.close(fd)
 
