@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+from objproxy.inspecting import signature_of
 from objproxy.reductions import (
     dict_merge_reduction,
     flatten_reduction,
@@ -169,12 +170,12 @@ _COLLECTORS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     """Return the signature, or, of what tells none or takes anything, one with a first parameter to batch."""
     try:
-        signature = inspect.signature(function)
+        signature = signature_of(function)
     except (TypeError, ValueError):
-        return inspect.signature(_takes_anything)
+        return signature_of(_takes_anything)
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     takes_anything = kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL
-    return inspect.signature(_takes_anything) if takes_anything else signature
+    return signature_of(_takes_anything) if takes_anything else signature
 
 
 def _takes_anything(data, /, *args, **kwargs):  # type: ignore[no-untyped-def]  # it shall have no type hints

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from objproxy.inspecting import signature_of
 from objproxy.options import CALL_KEYWORDS
 
 
@@ -67,7 +68,7 @@ def _signature(function: Any, drops_self: bool, *, follow_wrapped: bool) -> insp
     if function is None:
         return None
     try:
-        signature = inspect.signature(function, follow_wrapped=follow_wrapped)
+        signature = signature_of(function, follow_wrapped=follow_wrapped)
     except (TypeError, ValueError):  # compiled, and does not tell
         return None
     parameters = list(signature.parameters.values())
@@ -150,6 +151,6 @@ class ClassInfo:
     def constructor_signature(self) -> inspect.Signature | None:
         """The signature of the constructor, if it tells."""
         try:
-            return inspect.signature(self.factory)
+            return signature_of(self.factory)
         except (TypeError, ValueError):
             return None

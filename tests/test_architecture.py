@@ -35,6 +35,7 @@ LATE_IMPORTS = {
     "json",
     "matplotlib.figure",
     "cloudpickle",
+    "annotationlib",
     "psutil",
     "pdb",
     "asyncio",
@@ -45,9 +46,10 @@ LATE_IMPORTS = {
 
 #: Rooms whose modules may only import the rooms listed.
 ALLOWED = {
-    "objproxy._worker": ("objproxy._worker", "objproxy.errors", "objproxy.handling"),
+    "objproxy._worker": ("objproxy._worker", "objproxy.errors", "objproxy.handling", "objproxy.inspecting"),
     "objproxy.errors": (),
     "objproxy.handling": (),
+    "objproxy.inspecting": (),
     "objproxy._engine": (
         "objproxy._engine",
         "objproxy._worker",
@@ -72,6 +74,7 @@ PUBLIC = (
     "objproxy.devices",
     "objproxy.handling",
     "objproxy.insights",
+    "objproxy.inspecting",
     "objproxy.observing",
     "objproxy.progress",
     "objproxy.reductions",

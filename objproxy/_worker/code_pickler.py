@@ -16,12 +16,12 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
 
-from objproxy._worker import fresh
+from objproxy._worker import fresh, hints, lazy_imports
 from objproxy._worker.code_values import CachedFunction, direct_values
 
 Reduce = Callable[[Any], Any]
@@ -64,11 +64,26 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             return _reduce_cached(value)
         if kind is functools.partialmethod:  # since Python 3.15 it cannot be made without its function
             return _make_partial_method, (value.func, value.args, value.keywords)
-        reduced = super().reducer_override(value)
+        if kind is fresh.Sentinel:
+            return NotImplemented if _is_importable(value, value.__name__) else fresh.reduce_sentinel(value)
+        if kind is lazy_imports.LazyImport:
+            return lazy_imports.reduce(value)
+        if hints.ARE_LAZY and kind is hints.reference_type():
+            return hints.reduce_reference(value)
+        reduced = self._reduce_as_cloudpickle(value)
         if reduced is NotImplemented:
             return fresh.reduce(value) if self.depth else reduced
         is_code = type(reduced) is tuple and len(reduced) == 6
         return _reduce_by_value(value, reduced, is_outermost=not self.depth) if is_code else reduced
+
+    def _reduce_as_cloudpickle(self, value: Any) -> Any:
+        try:
+            return super().reducer_override(value)
+        except Exception:
+            if not hints.ARE_LAZY or type(value) is not FunctionType:
+                raise
+            # Most likely its annotations cannot be computed; if it was something else, the twin raises it too.
+            return super().reducer_override(hints.make_twin(value))
 
 
 def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool) -> Any:
@@ -80,6 +95,8 @@ def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool)
     make, args, state, _items, _pairs, set_state = reduced
     marked = (Mark(1), set_state, state, Mark(-1)) if is_outermost else (None, set_state, state, None)
     if is_class:
+        if hints.ARE_LAZY:
+            hints.add_to(state[0], code)
         _complete.add(code)
         return _build_class, (fresh.token_of(code), make, args), marked, None, None, _set_state
     return make, args, marked, None, None, _set_state
@@ -128,7 +145,7 @@ def _native_metaclass(metaclass: Any) -> Any:
 
 def _reduce_cached(function: Any) -> Any:
     """Reduce a function with a cache: by name if it can be imported, else what it wraps, with a cache that is empty."""
-    if _is_importable(function):
+    if _is_importable(function, function.__qualname__):
         return NotImplemented
     attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
     return _make_cached, (function.__wrapped__, function.cache_parameters()), attributes
@@ -142,16 +159,16 @@ def _make_partial_method(function: Any, args: tuple[Any, ...], keywords: dict[st
     return functools.partialmethod(function, *args, **keywords)
 
 
-def _is_importable(function: Any) -> bool:
-    """Whether a worker finds a function under its name in a module that it can import."""
-    name = function.__module__ or "__main__"
+def _is_importable(value: Any, path: str) -> bool:
+    """Whether a worker finds a function or sentinel under its path in a module that it can import."""
+    name = value.__module__ or "__main__"
     by_value = cloudpickle.list_registry_pickle_by_value()
     if name == "__main__" or any(name == module or name.startswith(f"{module}.") for module in by_value):
         return False
     found: Any = sys.modules.get(name)
-    for part in function.__qualname__.split("."):
+    for part in path.split("."):
         found = getattr(found, part, None)
-    return found is function
+    return found is value
 
 
 def _reduce_code(code: CodeType) -> Any:

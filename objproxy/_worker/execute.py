@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import itertools
 import operator
 import weakref
@@ -19,6 +18,7 @@ from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
 from objproxy._worker.plane import forget_shared
 from objproxy._worker.seeding import ItemStreams
 from objproxy._worker.wire import Operation, dumps
+from objproxy.inspecting import signature_of
 
 
 class StreamEnd:
@@ -200,7 +200,7 @@ def name_of_end(instance: Any) -> str | None:
 def _takes_nothing(method: Callable[..., Any]) -> bool:
     """Return whether a method can be called without arguments; one that does not tell (compiled code) can."""
     try:
-        signature = inspect.signature(method)
+        signature = signature_of(method)
     except (TypeError, ValueError):
         return True
     try:

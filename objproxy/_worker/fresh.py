@@ -1,11 +1,14 @@
 """What code holds that cannot be copied, so that each process makes its own: locks, events, weak references, context variables.
 
+Sentinels (Python 3.15) are of this kind too, in data as well: what counts is which object it is.
+
 An object that code reaches by a name (a global, a class attribute, a closure) is one object in a process, however many messages
 bring it: two functions that use one lock go on using one lock. It has a token for that.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextvars
 import io
 import itertools
@@ -24,9 +27,13 @@ from typing import Any
 _tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
-#: The same for context variables, which have no weak references and live as long as their modules.
-_variable_tokens: dict[contextvars.ContextVar[Any], str] = {}
-_variables: dict[str, contextvars.ContextVar[Any]] = {}
+#: The type of ``sentinel("MISSING")``; None before Python 3.15.
+Sentinel: Any = getattr(builtins, "sentinel", None)
+
+#: The same for objects that have no weak references and live as long as their modules.
+_LASTING = (contextvars.ContextVar, Sentinel)
+_lasting_tokens: dict[Any, str] = {}
+_lasting: dict[str, Any] = {}
 
 #: A copy of these would never do what the original does: it has no thread, and nobody sets its result.
 _ALIVE = (threading.Thread, Executor, Future)
@@ -34,9 +41,9 @@ _ALIVE = (threading.Thread, Executor, Future)
 
 def token_of(value: Any) -> str:
     """Return the token of an object, the same in every process that has it."""
-    if type(value) is contextvars.ContextVar:
-        token = _variable_tokens.setdefault(value, os.urandom(16).hex())
-        _variables[token] = value
+    if type(value) in _LASTING:
+        token = _lasting_tokens.setdefault(value, os.urandom(16).hex())
+        _lasting[token] = value
     else:
         token = _tokens.setdefault(value, os.urandom(16).hex())
         _known[token] = value
@@ -45,14 +52,14 @@ def token_of(value: Any) -> str:
 
 def known(token: str) -> Any:
     """Return the object of a token, or None if this process does not have it."""
-    return _known.get(token, _variables.get(token))
+    return _known.get(token, _lasting.get(token))
 
 
 def remember(token: str, value: Any) -> Any:
     """Keep an object under a token, unless there is one; return the one that is kept."""
-    if type(value) is contextvars.ContextVar:
-        kept = _variables.setdefault(token, value)
-        _variable_tokens[kept] = token
+    if type(value) in _LASTING:
+        kept = _lasting.setdefault(token, value)
+        _lasting_tokens[kept] = token
     else:
         kept = _known.setdefault(token, value)
         _tokens[kept] = token
@@ -84,13 +91,24 @@ def reduce(value: Any) -> Any:
 
 
 def _token_if_any(value: Any) -> str | None:
-    return _variable_tokens.get(value) if type(value) is contextvars.ContextVar else _tokens.get(value)
+    return _lasting_tokens.get(value) if type(value) in _LASTING else _tokens.get(value)
 
 
 def _take(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Return the object of a token, made if this process does not have it."""
     found = known(token)
     return remember(token, make(*args)) if found is None else found
+
+
+def reduce_sentinel(sentinel: Any) -> Any:
+    """Reduce a sentinel that no worker can import: it is one object in each process, and comes home as the caller's."""
+    return _take, (token_of(sentinel), _make_sentinel, (sentinel.__name__, sentinel.__module__, repr(sentinel)))
+
+
+def _make_sentinel(name: str, module: str, text: str) -> Any:
+    made = Sentinel(name, repr=text)
+    made.__module__ = module
+    return made
 
 
 def _reduce_by_base(value: Any) -> Any:

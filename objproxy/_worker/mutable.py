@@ -8,6 +8,7 @@ where the answer is yes; the items are then pickled one by one.
 from __future__ import annotations
 
 import array
+import builtins
 import collections
 import copyreg
 import gc
@@ -22,7 +23,12 @@ from typing import Any
 PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes})
 
 #: The same, or shared wherever they go: code, modules, classes (`is_atom`), and these.
-_ATOMS = frozenset({FunctionType, BuiltinFunctionType, ModuleType, range, slice, type(Ellipsis), type(NotImplemented)})
+_ATOMS = frozenset(
+    {
+        *(FunctionType, BuiltinFunctionType, ModuleType, range, slice, type(Ellipsis), type(NotImplemented)),
+        getattr(builtins, "sentinel", range),  # since Python 3.15
+    }
+)
 
 #: Other types whose values never change, by their modules, which are not loaded for this.
 _ATOMS_OF_MODULES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import heapq
-import inspect
 import reprlib
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from objproxy import current_worker
 from objproxy.handling import add_note, is_a, pass_interrupt_on, short_name
+from objproxy.inspecting import signature_of
 
 #: Slow tasks that a worker tells of.
 N_SLOWEST = 5
@@ -247,7 +247,7 @@ def _accepts(function: Callable[..., Any], item: Any) -> bool:
     if isinstance(item, dict) or not _is_unpacked(item) or iter(item) is item:
         return True
     try:
-        inspect.signature(function).bind(*item)
+        signature_of(function).bind(*item)
     except TypeError:
         return False
     except BaseException as exc:  # it does not tell

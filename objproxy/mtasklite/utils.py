@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from objproxy.inspecting import signature_of
+
 
 def is_exception(result: object) -> bool:
     """Whether a result is an exception."""
@@ -24,6 +26,6 @@ def current_function_name() -> str:
 
 def divide_kwargs(kwargs: dict[str, Any], first_type: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Share keywords out: those that `first_type` has a parameter for, and the others."""
-    known = inspect.signature(first_type).parameters
+    known = signature_of(first_type).parameters
     mine = {name: value for name, value in kwargs.items() if name in known}
     return mine, {name: value for name, value in kwargs.items() if name not in known}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from objproxy import current_worker
+from objproxy.inspecting import signature_of
 
 
 class RunningWorker(ABC):
@@ -117,7 +118,7 @@ def _fill_in(
     filled = dict(init_kwargs)
     parameters: Mapping[str, inspect.Parameter] = {}
     with contextlib.suppress(TypeError, ValueError):  # a class of compiled code may have no signature
-        parameters = inspect.signature(rww_class).parameters
+        parameters = signature_of(rww_class).parameters
     by_name = {name for name, parameter in parameters.items() if parameter.kind in _BY_NAME}
     for name in ("device", "devices"):
         if name in by_name:

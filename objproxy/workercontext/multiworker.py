@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from objproxy import ParallelCall, ParallelFunction, ProxyPool
+from objproxy.inspecting import signature_of
 
 Reduction = Callable[[list[Any]], Any]
 Combine = Callable[[list[Any], list[int]], Any]
@@ -229,7 +229,7 @@ def auto_parallelise(function: Callable[..., Any], *, verbose: bool = False) -> 
     ValueError
         There are no type hints, or none of what it returns.
     """
-    signature = inspect.signature(function)
+    signature = signature_of(function)
     hints = [parameter.annotation for parameter in signature.parameters.values()]
     is_told = signature.return_annotation is not signature.empty
     if not is_told and all(hint is signature.empty for hint in hints):
