@@ -133,6 +133,26 @@ def test_a_forked_worker_ends_nothing_of_the_programs(tmp_path: Path) -> None:
     assert (tmp_path / "ends").read_text() == "program\n"
 
 
+def test_a_forked_worker_has_a_fork_server_of_its_own(tmp_path: Path) -> None:
+    """That of its program is no child of the worker; since Python 3.14 processes come from one if nothing else is said."""
+    code = """
+    class Starter:
+        def start(self):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as executor:
+                return executor.submit(abs, -2).result()
+
+    assert Starter().start() == 2
+    with ProxyPool(Starter, worker_count=2, start_method=method) as pool:
+        assert list(pool.start()) == [2, 2]
+    assert Starter().start() == 2
+    """
+    with run(PREAMBLE + code + READY, str(tmp_path), "fork") as program:
+        program.wait_ready()
+        ended = program.finish()
+        assert ended.returncode == 0, ended.errors
+        assert program.left() == []
+
+
 @pytest.mark.parametrize("end", ["pool.close()", ""])
 def test_what_a_module_makes_when_it_is_imported_lives_as_long_as_the_pool(tmp_path: Path, end: str) -> None:
     """Its nursery imports the module once for all workers: no worker takes it along, and it ends with the last of them."""

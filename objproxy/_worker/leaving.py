@@ -142,8 +142,25 @@ def forget_parents_end(*, is_program: bool = False) -> None:
         _clear(process, "_children")
     if util is not None:
         _clear(util, "_finalizer_registry")
+    _forget_fork_server()
     if is_program:
         _put_exit_functions_back(util)
+
+
+def _forget_fork_server() -> None:
+    """Forget the parent's fork server of ``multiprocessing``: this process starts one of its own when it needs one.
+
+    It would look for the parent's among its own children, find none, and fail. Since Python 3.14 it is what processes come from
+    if nothing else is asked for.
+    """
+    module = sys.modules.get("multiprocessing.forkserver")
+    server: Any = getattr(module, "_forkserver", None)
+    if server is None or getattr(server, "_forkserver_pid", None) is None:
+        return
+    with contextlib.suppress(OSError, TypeError):
+        os.close(server._forkserver_alive_fd)  # the server lives as long as anybody has it open
+    preload = {name: value for name, value in vars(server).items() if name.startswith("_preload")}
+    vars(server).update({**vars(type(server)()), **preload})
 
 
 def end_imports() -> None:
