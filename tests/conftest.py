@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,11 @@ def _segments() -> set[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def root_nursery() -> None:
-    """Start what lives as long as the program, so that no test seems to leave it behind."""
+    """Start what lives as long as the program, so that no test seems to leave it behind.
+
+    The resource tracker is that of ``multiprocessing``: since Python 3.14 any lock of its needs it, tqdm's among them.
+    """
+    resource_tracker.ensure_running()
     with ProxyPool(dict, worker_count=1, backend="process"):
         pass
 

@@ -307,12 +307,16 @@ def test_however_a_program_ends_nothing_of_it_is_left(tmp_path: Path, end: str, 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("end", ["sys.exit", "SIGKILL"])
 def test_nothing_of_a_program_is_left_though_others_have_inherited_its_channels(tmp_path: Path, end: str) -> None:
-    """E6: a second pool, a manager, and a child of the program that lives on."""
+    """E6: a second pool, a manager, and a child of the program that lives on.
+
+    What ``multiprocessing`` has started lives as long as the child, which holds its pipes: the manager, and since Python 3.14
+    the fork server that it comes from and the resource tracker.
+    """
     go = tmp_path / "go"
     code = EVERY_STATE + INHERITORS + UNDER_CONSTRUCTION + WAIT_FOR_TEST + "\n    " + ENDS[end]
     with run(code, "forkserver", str(go)) as program:
         program.wait_ready()
-        others = [int(program.output), *program.children_named("manager")]
+        others = [int(program.output), *program.children_named("multiprocessing")]
         go.touch()
         program.end_of_itself()
         assert program.left(but=others) == []
