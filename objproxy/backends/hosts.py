@@ -1,9 +1,10 @@
 """Find what starts a new process of this Python.
 
 Nearly always that is ``sys.executable``: it has the name of an interpreter and is the program that runs. In a program that
-embeds Python (uWSGI, Blender) it is empty, that program, or another Python. Then these are tried, and each is asked which Python
-it is: what ``multiprocessing.set_executable()`` was given, the interpreter of a virtual environment, ``sys._base_executable``,
-the interpreters beside the standard library. ``sys.executable`` comes last: a program that is asked may open a window.
+embeds Python (uWSGI, Blender) it is empty, that program, or another Python. Then these are tried, and each is asked which
+Python it is: what ``multiprocessing.set_executable()`` was given, the interpreter of a virtual environment,
+``sys._base_executable``, the interpreters beside the standard library. ``sys.executable`` comes last, if it has not the name of
+an interpreter: a program that is asked may open a window.
 """
 
 from __future__ import annotations
