@@ -73,6 +73,7 @@ PUBLIC = (
     "objproxy.handling",
     "objproxy.insights",
     "objproxy.observing",
+    "objproxy.processes",
     "objproxy.progress",
     "objproxy.reductions",
 )

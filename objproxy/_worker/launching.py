@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from objproxy._worker import lineage
@@ -53,15 +54,28 @@ class Errand(NamedTuple):
     args: tuple[Any, ...]
 
 
-def make_command(interpreter: Interpreter, errand: Errand) -> tuple[list[str], int | None]:
-    """Return the command line, and a descriptor that the new process has to inherit, to be closed behind it."""
+def make_command(
+    interpreter: Interpreter, errand: Errand, path: Sequence[str] | None = None, argv: Sequence[str] | None = None
+) -> tuple[list[str], int | None]:
+    """Return the command line of a process, and a descriptor that it has to inherit and this process has to close, or None.
+
+    Parameters
+    ----------
+    interpreter : Interpreter
+        What is started.
+    errand : Errand
+        What it runs.
+    path, argv : sequence of str or None
+        ``sys.path`` and ``sys.argv`` of the process; None for those of this one.
+    """
+    path, argv = list(sys.path if path is None else path), list(sys.argv if argv is None else argv)
     if interpreter.is_frozen:
         from objproxy._worker.entrance import Entrance  # few programs are frozen
 
-        fd = _write_ahead(pickle.dumps({}, 4) + pickle.dumps(Entrance(errand, list(sys.path), list(sys.argv)), 4))
+        fd = _write_ahead(pickle.dumps({}, 4) + pickle.dumps(Entrance(errand, path, argv), 4))
         return [*interpreter.argv, FORKED, "tracker_fd=None", f"pipe_handle={fd}"], fd
     code = (
-        f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
+        f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; "
         f"from {errand.module} import {errand.function}; {errand.function}(*{errand.args!r})"
     )
     return [*interpreter.argv, "-c", code], None

@@ -98,14 +98,18 @@ def _setting() -> str | None:
 
 def is_this_program(path: str) -> bool:
     """Return whether a path is the program that runs, and has the name of an interpreter. It costs no process."""
-    name = os.path.basename(path).lower()
-    if not name.startswith("python") or name[6:].strip("0123456789.tdw"):
+    if not _is_named_python(path):
         return False
     try:
         return os.path.samefile("/proc/self/exe", path)
     except OSError:  # no such file, or no /proc
         prefixes = {os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
         return not os.path.exists("/proc/self/exe") and os.access(path, os.X_OK) and path.startswith(tuple(prefixes))
+
+
+def _is_named_python(path: str | None) -> bool:
+    name = os.path.basename(path or "").lower()
+    return name.startswith("python") and not name[6:].strip("0123456789.tdw")
 
 
 def _search(setting: str | None) -> tuple[str | None, tuple[str, ...]]:
@@ -130,15 +134,13 @@ def _candidates(setting: str | None) -> Iterator[tuple[str, str | None]]:
     if sys.prefix != sys.base_prefix:
         for path in _interpreters(sys.prefix):
             yield "the virtual environment", path
-    if sys.executable and os.path.basename(sys.executable).lower().startswith("python"):
-        yield "sys.executable", sys.executable
-    if getattr(sys, "_base_executable", None):
-        yield "sys._base_executable", sys._base_executable  # type: ignore[attr-defined]
+    own = [(f"sys.{name}", getattr(sys, name, None)) for name in ("executable", "_base_executable")]
+    yield from (candidate for candidate in own if _is_named_python(candidate[1]))
     library = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(os.__file__))))
     for prefix in dict.fromkeys((sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, library)):
         for path in _interpreters(prefix):
             yield "beside the standard library", path
-    yield "sys.executable", sys.executable
+    yield from own
 
 
 def _interpreters(prefix: str) -> Iterator[str]:
