@@ -7,6 +7,8 @@ first used (PEP 562).
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -134,3 +136,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "OBJPROXY_HELPER" in os.environ and sys.argv[1:2] == ["--multiprocessing-fork"]:
+    # A frozen application was started as a helper of a pool. It becomes one here, before it does anything else.
+    importlib.import_module("objproxy._worker.entrance").enter()

@@ -13,7 +13,7 @@ from objproxy._checks import check_count, check_flag
 from objproxy._cpus import usable_cpu_count
 from objproxy._worker import lineage
 from objproxy.backends.base import Backend
-from objproxy.backends.nurseries import settle_start_method
+from objproxy.backends.nurseries import is_root_forked, settle_start_method
 from objproxy.backends.watched import WatchedBackend, Watcher
 from objproxy.core import PoolCore
 from objproxy.devices import Device, resolve_devices
@@ -187,6 +187,11 @@ def _choose_start_method(wanted: str | None, engine: Backend, devices: Sequence[
         raise NotSupportedError(
             "start_method='fork' cannot be used with CUDA devices, since a CUDA context does not survive a fork; "
             "leave start_method out, or give 'forkserver' or 'spawn'"
+        )
+    if has_gpus and engine.capabilities.start_methods and is_root_forked():
+        raise NotSupportedError(
+            "CUDA devices need worker processes that are no forks of this program, and there is no interpreter to start them; "
+            "name one by multiprocessing.set_executable()"
         )
     return settle_start_method(wanted, may_fork=bool(engine.capabilities.start_methods) and not has_gpus)
 

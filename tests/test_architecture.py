@@ -76,6 +76,7 @@ PUBLIC = (
     "objproxy.insights",
     "objproxy.inspecting",
     "objproxy.observing",
+    "objproxy.processes",
     "objproxy.progress",
     "objproxy.reductions",
 )

@@ -57,7 +57,7 @@ def create() -> int:
 
     Anonymous where the platform has it (Linux), else a temporary file whose name is removed at once.
     """
-    if platform.has_linux_means():
+    if platform.has_memory_files():
         return descriptors.make_memory_file("objproxy-journal", NBYTES)
 
     import shutil  # slow to load, and not needed where memory can be anonymous

@@ -6,9 +6,9 @@ There are three ways to do that, and each is refused with an error that names th
   While a nursery or a worker loads what it needs, no pool is started.
 - An object's constructor, or a method, makes a pool of the same class. Each process knows from its environment how many pools
   are above it (OBJPROXY_DEPTH), each thread of a pool of threads from its worker. Beyond OBJPROXY_MAX_DEPTH no pool is started.
-- A helper does not become what it should. It is started as an interpreter with some code; in a frozen application that runs the
-  application once more. So its environment has a mark (OBJPROXY_HELPER), which the code removes before everything else. A
-  process that still has it starts no pool.
+- A helper does not become what it should. It is started as an interpreter with some code, or as a frozen application
+  (`entrance`), and may run the program once more. So its environment has a mark (OBJPROXY_HELPER), which a helper removes
+  before everything else. A process that still has it starts no pool.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _helper_reason(where: str, starter: str) -> Reason:
     return Reason(
         f"{where} makes a pool in a process that process {starter} has started as a helper of its own pool. The helper runs "
         f"the program once more: {sys.executable!r} does not run the code that -c gives it, as an interpreter does. Likely "
-        "cause: a frozen application. No pool is started, since each would start the next",
+        "cause: a frozen application that runs other code before it imports objproxy or calls "
+        "multiprocessing.freeze_support(). No pool is started, since each would start the next",
         where,
         find_depth(),
     )

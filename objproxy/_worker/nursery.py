@@ -40,6 +40,7 @@ from typing import Any
 
 from objproxy._worker import lineage, platform
 from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
+from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
@@ -114,7 +115,7 @@ class Nursery:
         os.set_blocking(self._wake_write, False)
         self._poll = select.poll()
         self._must_exec = False
-        self._argv: list[str] = []
+        self._interpreter: Interpreter | None = None
         self._given_fds: list[int] = []  # with the request that is being served
         self._load_seconds: float | None = None  # None: nothing was loaded, or it failed
         self._times: dict[str, int] = {}  # of the files that were loaded
@@ -177,7 +178,7 @@ class Nursery:
         if self._load_seconds is not None:
             self._must_exec = self._times != _file_times(self._times)  # they were edited: workers load them anew
             return
-        self._argv = settings["executable"]
+        self._interpreter = settings["executable"]
         _change_environment(settings["environ"])
         sys.path[:] = settings["path"]
         sys.argv[:] = settings["argv"]
@@ -201,8 +202,9 @@ class Nursery:
         self._end_workers()
         self._children.clear()
         self._pids.clear()
-        is_fit = self._load_seconds is not None and self._load_seconds >= _WORTH_KEEPING_SECONDS and not self._must_exec
-        self._tell(("resting", 0, 0, is_fit))
+        is_worth = self._load_seconds is not None and self._load_seconds >= _WORTH_KEEPING_SECONDS
+        # Where nothing can be started, workers could not load edited files anew.
+        self._tell(("resting", 0, 0, is_worth and not self._must_exec and self._interpreter is not None))
 
     def _on_start(self, worker_id: int, generation: int, *fds: int) -> None:
         """Fork a worker, which serves the channel and has the memory that these descriptors stand for."""
@@ -240,8 +242,8 @@ class Nursery:
         platform.die_with_parent(parent)
         fill_standard_streams()  # code of the user, which this process has loaded, may have closed them
         self._forget_own_descriptors()
-        if self._must_exec:  # pragma: no cover  (runs, but what a process does before exec is not in any report)
-            _exec_worker(self._argv, fds)
+        if self._must_exec and self._interpreter is not None:  # pragma: no cover  (no report has what is done before exec)
+            _exec_worker(self._interpreter, fds)
 
         from objproxy._worker.leaving import forget_parents_end
         from objproxy._worker.loop import run_worker
@@ -440,14 +442,11 @@ def _file_times(files: Iterable[str]) -> dict[str, int]:
     return times
 
 
-def _exec_worker(argv: list[str], fds: tuple[int, ...]) -> None:  # pragma: no cover  (as above)
-    for fd in fds:
-        os.set_inheritable(fd, True)
-    code = (
-        f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; sys.argv[:] = {sys.argv!r}; "
-        f"from objproxy._worker.loop import run_worker; run_worker(*{fds!r})"
-    )
-    os.execve(argv[0], [*argv, "-c", code], {**os.environ, lineage.HELPER: str(os.getpid())})
+def _exec_worker(interpreter: Interpreter, fds: tuple[int, ...]) -> None:  # pragma: no cover  (as above)
+    command, fd = make_command(interpreter, Errand("objproxy._worker.loop", "run_worker", fds))
+    for inherited in fds if fd is None else (*fds, fd):
+        os.set_inheritable(inherited, True)
+    os.execve(command[0], command, {**os.environ, lineage.HELPER: str(os.getpid())})
 
 
 def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
@@ -470,8 +469,8 @@ def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) 
         os._exit(status)
 
 
-def run_root(control_fd: int, owner_pid: int) -> None:
-    """Be the root nursery of a program. Never returns."""
+def run_root(control_fd: int, owner_pid: int, tells: bool = False) -> None:
+    """Be the root nursery of a program, and tell it so if it waits for that. Never returns."""
     gc.disable()  # what is loaded here stays
     import objproxy._worker.logs
     import objproxy._worker.loop  # noqa: F401
@@ -479,4 +478,7 @@ def run_root(control_fd: int, owner_pid: int) -> None:
     # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
     gc.freeze()
     gc.enable()
+    if tells:
+        with socket.socket(fileno=os.dup(control_fd)) as control, contextlib.suppress(OSError):  # the program is gone
+            send_message(control, ("root", os.getpid()))
     run_nursery(control_fd, owner_pid, Root)

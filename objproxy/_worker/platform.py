@@ -29,6 +29,11 @@ def has_linux_means() -> bool:
     return sys.platform == "linux" and os.environ.get("OBJPROXY_PORTABLE") != "1"
 
 
+def has_memory_files() -> bool:
+    """Return whether files in memory can be made that have no name; an interpreter that was built on an old system has none."""
+    return has_linux_means() and hasattr(os, "memfd_create")
+
+
 def has_one_thread() -> bool:
     """Return whether this process has one thread, those of compiled code counted too; False where nobody can tell."""
     if not has_linux_means():

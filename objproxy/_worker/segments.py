@@ -431,7 +431,7 @@ def sweep() -> None:
 
 def open_segments(fd: int | None = None, prefix: str = "") -> Segments:
     """Open the space of shared memory that this program, or its owner, has; without arguments make a new one."""
-    if prefix or (fd is None and not platform.has_linux_means()):
+    if prefix or (fd is None and not platform.has_memory_files()):
         return NamedSegments(prefix)
     return MemorySegments(fd)
 

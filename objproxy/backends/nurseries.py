@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
-import importlib
 import os
 import pickle
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from typing import Any
 
-from objproxy._worker import lineage, segments
-from objproxy._worker.descriptors import is_open, make_socket_pair
-from objproxy._worker.leaving import forget_parents_end
+from objproxy._worker.descriptors import make_socket_pair
+from objproxy._worker.launching import Interpreter
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
+from objproxy.backends.hosts import Found, find_interpreter
+from objproxy.backends.rooting import ForkedProcess, exec_root, explain_refusal, fork_helper, fork_root
+from objproxy.errors import NotSupportedError
 
 #: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
 _ROOT_SECONDS = 60.0
@@ -190,23 +189,7 @@ def _make_nursery(start_method: str, key: Any) -> PoolNursery:
 
 def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     owner = os.getpid()
-    importlib.import_module("objproxy._worker.loop")  # here, once for the program, not in every worker of every pool
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
-            stream.flush()  # what stands in the buffer would be written once more by every worker
-    segments.is_forking_own_child = True
-    try:
-        pid = os.fork()  # the hooks below close every other pool's descriptors in the child
-    finally:
-        segments.is_forking_own_child = False
-    if not pid:
-        # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
-        gc.freeze()
-        forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
-        ours.close()
-        os.setpgid(0, 0)
-        run_nursery(theirs.detach(), owner)
-    return pid
+    return fork_helper(ours, lambda: run_nursery(theirs.detach(), owner))
 
 
 class _Root:
@@ -216,7 +199,10 @@ class _Root:
         # Guards the process and its channel: pools may be made in several threads.
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self._awaited: Interpreter | None = None  # a frozen application that has not yet said that it is the root
+        self.tried: tuple[str, ...] = ()  # what could not be started
+        self._refusal: str | None = None  # why that application is not started any more
         self._entrusted = ""
         self._kept_key: Any = None  # of the nursery that the root keeps
 
@@ -254,6 +240,7 @@ class _Root:
     def _send(self, theirs: socket.socket, key: Any = None) -> None:
         if self._control is None:
             self._start()
+        self._await()
         assert self._control is not None
         send_message(self._control, ("nursery", key), (theirs.fileno(),))
 
@@ -266,26 +253,43 @@ class _Root:
             else:
                 send_message(self._control, ("entrust", prefix))
 
+    def find_interpreter(self) -> Interpreter | None:
+        """Return what starts a worker that shall be no fork; None if there is nothing. The root runs then."""
+        with self._lock:
+            if self._control is None:
+                self._start()
+            self._await()
+            return None if isinstance(self._process, ForkedProcess) else find_interpreter().interpreter
+
     def _start(self) -> None:
-        ours, theirs = make_socket_pair()
+        interpreter, self.tried = find_interpreter() if self._refusal is None else Found(None, (self._refusal,))
+        with contextlib.ExitStack() as undone:
+            ours, theirs = map(undone.enter_context, make_socket_pair())
+            if interpreter is None:
+                self._process = fork_root(ours, theirs, self.tried)
+            else:
+                self._process = exec_root(interpreter, theirs)
+            theirs.close()
+            undone.pop_all()
         ours.settimeout(_ROOT_SECONDS)
-        code = (
-            f"{lineage.REMOVE_MARK}; import sys; sys.path[:] = {sys.path!r}; from objproxy._worker.nursery import run_root; "
-            f"run_root({theirs.fileno()}, {os.getpid()})"
-        )
-        with theirs:
-            self._process = subprocess.Popen(
-                [*interpreter(), "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=None if is_open(1) else subprocess.DEVNULL,
-                stderr=None if is_open(2) else subprocess.DEVNULL,
-                env=lineage.mark_helper(dict(os.environ)),
-                pass_fds=(theirs.fileno(),),
-                process_group=0,
-            )
         self._control = ours
+        self._awaited = interpreter if interpreter is not None and interpreter.is_frozen else None
         if self._entrusted:
             send_message(ours, ("entrust", self._entrusted))
+
+    def _await(self) -> None:
+        """Wait until the frozen application that was started says that it is the root; else fork this program."""
+        application = self._awaited
+        if application is None:
+            return
+        assert self._control is not None
+        with contextlib.suppress(OSError):  # not in time
+            if receive_message(self._control) is not None:
+                self._awaited = None
+                return
+        self._refusal = explain_refusal(application)
+        self._stop()
+        self._start()
 
     def kill_nursery(self, pid: int) -> None:
         """Have a nursery killed."""
@@ -297,9 +301,12 @@ class _Root:
         if self._control is not None:
             self._control.close()
         if self._process is not None:
+            if self._awaited is not None:  # the application may have started others
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
-        self._control = self._process = None
+        self._control = self._process = self._awaited = None
 
     def abandon(self) -> None:
         """Forget the root in a forked child: it belongs to the parent."""
@@ -307,10 +314,34 @@ class _Root:
             self._control.close()
         if self._process is not None:
             self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
-        self._control = self._process = None
+        self._control = self._process = self._awaited = None
         self._entrusted = ""
         self._kept_key = None
         self._lock = threading.Lock()
+
+
+def find_executable(start_method: str) -> Interpreter | None:
+    """Return what starts a worker that shall be no fork of its nursery; None if there is nothing.
+
+    Raises
+    ------
+    NotSupportedError
+        There is nothing, and the start method needs it.
+    """
+    if start_method == "fork":
+        return find_interpreter().interpreter
+    interpreter = _root.find_interpreter()
+    if interpreter is None and start_method == "spawn":
+        raise NotSupportedError(
+            f"start_method='spawn' needs an interpreter, and there is none. Tried: {'; '.join(_root.tried)}. Name one by "
+            "multiprocessing.set_executable(), or leave start_method out: then the workers are forks of this program"
+        )
+    return interpreter
+
+
+def is_root_forked() -> bool:
+    """Return whether processes can only be forks of this program, which is not for one with a CUDA context."""
+    return _root.find_interpreter() is None
 
 
 def warm_up() -> None:
@@ -321,11 +352,6 @@ def warm_up() -> None:
 def entrust(prefix: str) -> None:
     """See that files whose names begin so are removed when this program has ended, however it ends."""
     _root.entrust(prefix)
-
-
-def interpreter() -> list[str]:
-    """Return the command of this interpreter, with the options it was started with."""
-    return [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
 
 
 _root = _Root()

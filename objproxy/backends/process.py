@@ -45,7 +45,7 @@ from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.debugging import DebugDesk
 from objproxy.backends.links import Link
-from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, interpreter, open_nursery, warm_up
+from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, find_executable, open_nursery
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
@@ -97,13 +97,11 @@ class ProcessBackend:
             "path": list(sys.path),
             "argv": list(sys.argv),
             "cwd": working_directory(),
-            "executable": interpreter(),
+            "executable": find_executable(start_method),  # this also starts the root, while the class is being pickled
             "modules": list(context.modules),
         }
         self._preload = context.preload
         self._argument_modules = context.argument_modules
-        if start_method != "fork":
-            warm_up()  # it starts while the class is being pickled
 
     # ---- the protocol ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from objproxy.dashboard import frames
 from objproxy.dashboard.publishing import Publisher
+from objproxy.processes import start_python
 
 __all__ = ["DashboardDetails", "check_installed", "connect_to_dashboard", "shutdown_dashboard", "start_dashboard"]
 
@@ -27,15 +28,6 @@ _START_SECONDS = 60.0
 _END_SECONDS = 3.0
 
 _PORTS = range(8080, 8100)
-
-#: In the environment of a process that is to become a helper, which removes it. The same stands in ``_worker/lineage.py``.
-_MARK = "OBJPROXY_HELPER"
-
-#: The server's interpreter takes nothing from the environment or the working directory; it gets this program's own path.
-_CODE = (
-    f"import os, sys, json; os.environ.pop({_MARK!r}, None); "
-    "sys.path[:] = json.loads(sys.argv.pop(1)); from objproxy.dashboard.command import main; main()"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +90,8 @@ def start_dashboard(
         No port of the range is free.
     RuntimeError
         This program has a dashboard already, or is connected to one.
+    NotSupportedError
+        No process can be started for it. Start one by the command ``objproxy dashboard``, and call `connect_to_dashboard`.
 
     Notes
     -----
@@ -217,19 +211,15 @@ def _check_unconnected() -> None:
 
 
 def _start_server(ports: list[int]) -> tuple[subprocess.Popen[bytes], DashboardDetails]:
-    if _MARK in os.environ:
-        raise RuntimeError(
-            f"no dashboard is started by a process that should have become a helper: {sys.executable!r} runs the program once "
-            "more in place of the code that -c gives it. Likely cause: a frozen application. Start the dashboard by the command"
-            " 'objproxy dashboard', and call connect_to_dashboard()"
-        )
     path = [os.path.abspath(entry) for entry in sys.path]  # an empty one stands for the working directory
     read_fd, write_fd = (frames.move_above_standard(fd) for fd in os.pipe())
     with os.fdopen(read_fd, "rb") as pipe:
         try:
-            server = subprocess.Popen(
-                [sys.executable, "-I", "-c", _CODE, json.dumps(path), "serve", json.dumps(ports), str(os.getpid())],
-                env={**os.environ, _MARK: str(os.getpid())},
+            server = start_python(
+                "objproxy.dashboard.command",
+                "main",
+                ["objproxy", "serve", json.dumps(ports), str(os.getpid())],
+                path=path,  # the server takes nothing else from the environment or the working directory
                 stdin=subprocess.DEVNULL,
                 stdout=write_fd,
                 start_new_session=True,  # Ctrl-C is for the program, which ends it

@@ -1,0 +1,151 @@
+"""Start the process of the root nursery: an interpreter, the frozen application once more, or a fork of this program."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+
+from objproxy._worker import lineage, segments
+from objproxy._worker.descriptors import is_open
+from objproxy._worker.launching import Errand, Interpreter, make_command
+from objproxy._worker.leaving import forget_parents_end
+from objproxy._worker.nursery import run_root
+from objproxy._worker.platform import has_one_thread
+from objproxy.backends.hosts import is_frozen
+from objproxy.errors import NotSupportedError
+
+
+class ForkedProcess:
+    """A root that was forked from this program; what `subprocess.Popen` is for one that was not.
+
+    Parameters
+    ----------
+    pid : int
+        The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def kill(self) -> None:
+        """Kill it, unless it was waited for."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        if self.returncode is None:
+            try:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:  # somebody else has waited for it
+                self.returncode = 0
+        return self.returncode
+
+
+def exec_root(interpreter: Interpreter, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a root that serves `theirs`, in a process that has nothing of this one."""
+    errand = Errand("objproxy._worker.nursery", "run_root", (theirs.fileno(), os.getpid(), interpreter.is_frozen))
+    command, fd = make_command(interpreter, errand)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=None if is_open(1) else subprocess.DEVNULL,
+            stderr=None if is_open(2) else subprocess.DEVNULL,
+            env=lineage.mark_helper(dict(os.environ)),
+            pass_fds=[theirs.fileno()] if fd is None else [theirs.fileno(), fd],
+            process_group=0,
+        )
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def fork_root(ours: socket.socket, theirs: socket.socket, tried: Iterable[str]) -> ForkedProcess:
+    """Start a root as a fork of this program, since nothing else can be started.
+
+    Raises
+    ------
+    NotSupportedError
+        This is a frozen application with several threads.
+
+    Warns
+    -----
+    RuntimeWarning
+        This program has several threads, whose locks may be held in the fork for ever; or it is a frozen application.
+    """
+    told = f"no process of this Python can be started. Tried: {'; '.join(tried)}"
+    if has_one_thread():
+        if is_frozen():
+            warnings.warn(
+                f"{told}. So the processes of the pool are forks of this program. {_advice()}", RuntimeWarning, stacklevel=2
+            )
+    elif is_frozen():
+        raise NotSupportedError(f"{told}. This program has several threads, so it is not forked either. {_advice()}")
+    else:
+        warnings.warn(
+            f"{told}. So the processes of the pool are forks of this program, which has several threads: a fork may wait for "
+            f"ever for a lock that another thread held. {_advice()}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    owner = os.getpid()
+    return ForkedProcess(fork_helper(ours, lambda: _be_root(theirs, owner)))
+
+
+def _be_root(theirs: socket.socket, owner: int) -> None:
+    _cover_descriptors(theirs.fileno())
+    run_root(theirs.detach(), owner)
+
+
+def _cover_descriptors(kept: int) -> None:
+    """Put ``/dev/null`` on each descriptor of the program, so that no file or pipe of it is held open here.
+
+    They are not closed: objects of the program would close their numbers later, when other files have them.
+    """
+    with contextlib.suppress(OSError):  # there is no such folder
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for name in os.listdir("/dev/fd"):
+            if int(name) > 2 and int(name) not in (kept, null) and is_open(int(name)):
+                os.dup2(null, int(name), inheritable=False)
+
+
+def fork_helper(ours: socket.socket, run: Callable[[], None]) -> int:
+    """Fork this program; the child runs `run`, which never returns. Return its pid."""
+    importlib.import_module("objproxy._worker.loop")  # here, once for the program, not in every worker of every pool
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
+            stream.flush()  # what stands in the buffer would be written once more by every worker
+    segments.is_forking_own_child = True
+    try:
+        pid = os.fork()  # the hooks below close every other pool's descriptors in the child
+    finally:
+        segments.is_forking_own_child = False
+    if not pid:
+        # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
+        gc.freeze()
+        forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
+        ours.close()
+        os.setpgid(0, 0)
+        run()
+    return pid
+
+
+def explain_refusal(application: Interpreter) -> str:
+    """Say what a frozen application did that was started as the root and did not become it."""
+    return f"{application.argv[0]!r} (this frozen application): has run as the application once more, or has ended"
+
+
+def _advice() -> str:
+    if is_frozen():
+        return "Import objproxy, or call multiprocessing.freeze_support(), before all else that the application does"
+    return "Name an interpreter by multiprocessing.set_executable()"
