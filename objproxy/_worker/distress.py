@@ -18,7 +18,7 @@ import os
 import signal
 from types import FrameType
 
-from objproxy._worker import platform
+from objproxy._worker import natives, platform
 
 
 class Interrupt:
@@ -49,7 +49,7 @@ def detach(evidence_fd: int) -> None:
     faulthandler.disable()
     with contextlib.suppress(Exception):  # it may have no standard error
         faulthandler.enable()
-    os.close(evidence_fd)
+    natives.close(evidence_fd)
 
 
 def install(evidence_fd: int) -> Interrupt:
