@@ -111,6 +111,18 @@ def _leave_hub() -> None:
                 hub.leave()
 
 
+def throw(error: BaseException) -> None:
+    """Raise an error out of the handler of a signal in the code that it has interrupted, also where that waits in a hub.
+
+    What is raised in a hub comes to the first greenlet of the thread; but gevent writes it to the standard error before.
+    """
+    module = _modules.get("gevent._hub_local")
+    hub = None if module is None else _GeventHub.find(module)
+    if hub is None or not hub.is_running():
+        raise error
+    hub.throw(error)
+
+
 class _GeventHub:
     """The hub of gevent for the calling thread."""
 
@@ -130,6 +142,10 @@ class _GeventHub:
 
     def leave(self) -> None:
         self._hub.destroy(destroy_loop=True)
+
+    def throw(self, error: BaseException) -> None:
+        """Raise an error in the greenlet that has made the hub, which is the first of the thread; the caller is the hub."""
+        self._hub.loop.run_callback(self._hub.parent.throw, error)
 
     def wait(self, masks: Mapping[int, int], timeout: float | None) -> bool:
         io = self._hub.loop.io

@@ -8,6 +8,7 @@ more, for us alone; a module that is written in C then brings its own functions 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found, unused-ignore]
 import _thread
 import functools
 import importlib.util
@@ -58,6 +59,11 @@ waitpid = posix.waitpid
 def has_green_threads() -> bool:
     """Return whether the threads that are started from now on are greenlets of the thread that starts them."""
     return type(_thread.start_new_thread) is not BuiltinFunctionType
+
+
+def set_handler(number: int, handler: Callable[[int, Any], Any] | int) -> None:
+    """Set the handler of a signal, as `signal.signal` does; that of gevent keeps what is given for SIGCHLD to itself."""
+    _signal.signal(number, int(handler) if isinstance(handler, int) else handler)
 
 
 def fork() -> int:

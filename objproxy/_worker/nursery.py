@@ -152,9 +152,9 @@ class Nursery:
 
     def _install_signals(self) -> None:
         for number in (signal.SIGINT, platform.STACK_SIGNAL):  # a worker that is not up yet shall live
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+            natives.set_handler(number, signal.SIG_IGN)
+        natives.set_handler(signal.SIGTERM, signal.SIG_DFL)
+        natives.set_handler(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def _handle_request(self) -> bool:
@@ -258,7 +258,7 @@ class Nursery:
 
     def _forget_own_descriptors(self) -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        natives.set_handler(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
         for fd in (self._wake_read, self._wake_write, self._owner_watch):
             if fd is not None:
