@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import sys
-import threading
 import time
 import warnings
 import weakref
@@ -29,6 +28,7 @@ from objproxy._pickle_path import explain_operation
 from objproxy._worker import lineage
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.platform import process_state
+from objproxy._worker.waits import Helper, is_hub, make_patient_lock
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ArgumentPickleError, ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
@@ -110,7 +110,7 @@ class PoolCore:
         self._finalizer.atexit = False  # at the end of the program all pools end together
         _end_all_at_exit()
         # Held while the size changes, and by broadcasts that a new worker has to carry out again: it misses none of them.
-        self.changing = threading.RLock()
+        self.changing = make_patient_lock()
         self.failure_watch: FailureWatch | None = None
         self.number = next(_numbers)
         cores[self.number] = self
@@ -443,9 +443,9 @@ def _end_forgotten(driver: Driver, name: str | None, owner_pid: int) -> None:
         _warn_unclosed(name)
     finally:  # also where warnings are errors
         error = PoolClosedError("the pool was forgotten without being closed")
-        if driver.is_in_use_here():
+        if driver.is_in_use_here() or is_hub():
             # Garbage is collected wherever something is allocated: here, in the middle of this pool's own engine.
-            threading.Thread(target=_leave, args=([driver], error), name="objproxy-end", daemon=True).start()
+            Helper(lambda: _leave([driver], error), "objproxy-end").start()
         else:
             _leave([driver], error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from concurrent.futures import wait as wait_for_futures
 from typing import Any, Self, overload
 
 from objproxy._checks import check_count
+from objproxy._worker.waits import make_patient_lock
 from objproxy.batches import Hints, Reduction, split
 from objproxy.proxy import ProxyPool
 from objproxy.reductions import combine_batches
@@ -93,7 +93,7 @@ class ParallelFunction:
         self._pool_options = pool_options
         self._wanted_reduction = reduction
         self._reduction = hints.reduction() if isinstance(reduction, str) else reduction
-        self._lock = threading.Lock()  # two first calls at one time must not make two pools
+        self._lock = make_patient_lock()  # two first calls at one time must not make two pools
         self._pool: ProxyPool[_Runner] | None = None
         functools.update_wrapper(self, function, updated=())
 

@@ -313,7 +313,7 @@ class FailingWrites:
             try:
                 rest = rest[os.write(fd, rest) :]
             except BlockingIOError:
-                wire.wait_for_descriptor(fd, for_writing=True)
+                wire.wait_for_room(fd)
         if isinstance(self._how, Meeting):
             self._how.come()
         elif self._how == "drop what is kept":

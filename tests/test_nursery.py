@@ -7,7 +7,6 @@ import errno
 import importlib
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from faulty import Victim
 from objproxy import ProxyPool, WorkerDiedError
 from objproxy._worker import nursery as nursery_module
+from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
 from objproxy.backends import nurseries
 from objproxy.backends.nurseries import PoolNursery
@@ -29,13 +29,13 @@ psutil = need("psutil")
 
 
 @pytest.fixture
-def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
+def channel() -> Iterator[tuple[StreamSocket, StreamSocket]]:
+    ours, theirs = make_socket_pair()
     with ours, theirs:
         yield ours, theirs
 
 
-def make(kind: type[Nursery], control: socket.socket) -> Any:
+def make(kind: type[Nursery], control: StreamSocket) -> Any:
     """Return a nursery that serves nobody, in this process."""
     nursery = kind(control, os.getpid())
     for fd in (nursery._wake_read, nursery._wake_write, nursery._owner_watch):
@@ -47,7 +47,7 @@ def make(kind: type[Nursery], control: socket.socket) -> Any:
 # ---- messages --------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_is_longer_than_the_channel_arrives_whole(channel: tuple[socket.socket, socket.socket]) -> None:
+def test_a_message_that_is_longer_than_the_channel_arrives_whole(channel: tuple[StreamSocket, StreamSocket]) -> None:
     ours, theirs = channel
     ours.settimeout(PATIENCE_SECONDS)  # as that of the root: a part that has been sent is then told
     message, received = "x" * 3_000_000, []
@@ -60,7 +60,7 @@ def test_a_message_that_is_longer_than_the_channel_arrives_whole(channel: tuple[
 
 @pytest.mark.parametrize("data", [b"", b"\5", b"\5\0\0\0", b"\5\0\0\0xxx"])
 def test_a_message_that_ends_in_its_midst_is_the_end_of_the_channel(
-    channel: tuple[socket.socket, socket.socket], data: bytes
+    channel: tuple[StreamSocket, StreamSocket], data: bytes
 ) -> None:
     ours, theirs = channel
     ours.sendall(data)
@@ -71,27 +71,27 @@ def test_a_message_that_ends_in_its_midst_is_the_end_of_the_channel(
 # ---- a nursery -------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_that_failed_before_it_became_a_worker_ends_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
+def test_a_child_that_failed_before_it_became_a_worker_ends_nobody(channel: tuple[StreamSocket, StreamSocket]) -> None:
     nursery = make(Nursery, channel[0])
     nursery._pid, nursery._children = -1, {os.getpid(): (0, 0)}
     nursery.end_all()
 
 
 def test_descriptors_for_which_there_is_no_room_are_told(
-    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    channel: tuple[StreamSocket, StreamSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system delivers the message without some of them."""
-    receive = socket.recv_fds
+    receive = nursery_module.receive_with_fds
 
     def lose_some(*args: Any) -> Any:
-        data, fds, flags, address = receive(*args)
+        data, fds, _is_cut = receive(*args)
         os.close(fds[0])
-        return data, fds[1:], flags | socket.MSG_CTRUNC, address
+        return data, fds[1:], True
 
     nursery = make(Nursery, channel[0])
     with open(os.devnull) as file:
         send_message(channel[1], ("start", 3, 1), (file.fileno(), file.fileno()))
-    monkeypatch.setattr(socket, "recv_fds", lose_some)
+    monkeypatch.setattr(nursery_module, "receive_with_fds", lose_some)
     assert nursery._handle_request()
     monkeypatch.undo()
     assert receive_message(channel[1]) == (("refused", 3, 1, errno.EMFILE), [])
@@ -104,8 +104,8 @@ def test_a_message_for_which_there_is_no_room_is_no_lost_nursery(number: int, mo
     def refuse(*_args: Any) -> int:
         raise OSError(number, os.strerror(number))
 
-    ours, theirs = socket.socketpair()
-    monkeypatch.setattr(socket, "send_fds", refuse)
+    ours, theirs = make_socket_pair()
+    monkeypatch.setattr(nursery_module, "send_with_fds", refuse)
     with theirs:
         nursery = PoolNursery(ours, None)
         nursery.signal_worker(0, 0, signal.SIGINT)
@@ -135,7 +135,7 @@ def test_a_worker_for_which_no_message_can_be_sent_comes_later(monkeypatch: pyte
     assert calls == [0, 0, 1, 1]
 
 
-def test_a_fork_that_is_refused_is_told(channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_is_refused_is_told(channel: tuple[StreamSocket, StreamSocket], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise BlockingIOError(11, "no room")
 
@@ -145,7 +145,7 @@ def test_a_fork_that_is_refused_is_told(channel: tuple[socket.socket, socket.soc
     assert receive_message(channel[1]) == (("refused", 3, 1, 11), [])
 
 
-def test_a_signal_for_a_worker_that_has_ended_reaches_nobody(channel: tuple[socket.socket, socket.socket]) -> None:
+def test_a_signal_for_a_worker_that_has_ended_reaches_nobody(channel: tuple[StreamSocket, StreamSocket]) -> None:
     nursery = make(Nursery, channel[0])
     for number in (signal.SIGKILL, signal.SIGINT):
         nursery._on_signal(0, 0, number)
@@ -166,7 +166,7 @@ def test_a_nursery_that_fails_takes_its_workers_along_and_the_pool_goes_on() -> 
 # ---- the root --------------------------------------------------------------------------------------------------------
 
 
-def test_a_root_that_has_no_spare_drops_none_and_kills_no_strangers(channel: tuple[socket.socket, socket.socket]) -> None:
+def test_a_root_that_has_no_spare_drops_none_and_kills_no_strangers(channel: tuple[StreamSocket, StreamSocket]) -> None:
     root = make(Root, channel[0])
     root._is_complete = True
     root._use_quiet_time()
@@ -272,8 +272,8 @@ def test_a_nursery_that_is_about_to_be_killed_is_not_kept(slow_module: Any, monk
     assert nurseries._root._kept_key is None
 
 
-def test_a_kept_nursery_ends_when_its_time_is_over(channel: tuple[socket.socket, socket.socket]) -> None:
-    root, (ours, theirs) = make(Root, channel[0]), socket.socketpair()
+def test_a_kept_nursery_ends_when_its_time_is_over(channel: tuple[StreamSocket, StreamSocket]) -> None:
+    root, (ours, theirs) = make(Root, channel[0]), make_socket_pair()
     root._is_complete = True
     with ours, theirs:
         root._on_keep(5, ours.fileno())

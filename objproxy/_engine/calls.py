@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from objproxy._engine.chunks import ChunkSizer
 from objproxy._engine.messages import PLAIN, Policy, Rules
+from objproxy._worker.waits import Sleeper
 
 
 class Arrival(NamedTuple):
@@ -53,7 +53,7 @@ class Call(Rules):
         self.inbox: list[Arrival] = []
         self.future: Any = None  # a CallFuture; naming it here would make a cycle of imports
         self.on_done: Callable[[int], None] | None = None
-        self.waiter: threading.Lock | None = None
+        self.waiter: Sleeper | None = None
 
     def take(self) -> list[Arrival]:
         """Take everything out of the inbox.

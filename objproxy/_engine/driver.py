@@ -15,6 +15,8 @@ one leads and the others sleep until something arrives for them, or until the le
 A background thread, the *pump*, waits like any other while futures are pending that nobody waits for, and ends soon after.
 A thread between the worker and the caller would cost two more switches a call, and forking a process with threads is unsafe.
 
+A thread may be a greenlet (gevent, eventlet): one that waits lets others of its thread run; see ``_worker/waits.py``.
+
 Locks: `_lock` guards the state machine and every inbox; it is never held while waiting, or while code of the user runs.
 `_leading` is held by the leader. Who holds `_leading` may take `_lock`, never the other way round. Callbacks of futures, and
 hooks (`outbox.py`), are called when both are let go: a leader that finds some due passes the lead on first.
@@ -24,20 +26,21 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from objproxy._engine import forked
 from objproxy._engine import messages as m
 from objproxy._engine.calls import Call
-from objproxy._engine.interrupts import held, pass_on, waiting
+from objproxy._engine.interrupts import held, pass_on, take_thrown, waiting
 from objproxy._engine.messages import Batch
 from objproxy._engine.outbox import Outbox
 from objproxy._engine.performer import Performer, wake
 from objproxy._engine.pump import Pump
 from objproxy._engine.stacks import collect_stacks
 from objproxy._engine.state import PoolState
+from objproxy._worker import natives
+from objproxy._worker.waits import Sleeper, get_ident, make_sleeper
 from objproxy.backends.base import Backend
 from objproxy.errors import PoolBrokenError, PoolClosedError
 from objproxy.handling import text_of
@@ -70,12 +73,12 @@ class Driver(Performer):
         self._outbox = outbox
         self._owner_pid = os.getpid()
         self._is_inherited = False  # this is a forked child, where everything is refused
-        self._lock = threading.Lock()
-        self._leading = threading.Lock()
+        self._lock = natives.Lock()
+        self._leading = natives.Lock()
         self._leader: int | None = None  # the thread that holds it
         self._forgotten: deque[Call] = deque()  # calls that were deleted at an awkward moment
-        self._sleepers: list[threading.Lock] = []
-        self._onlookers: list[threading.Lock] = []  # those of them that wait for what happens to workers, not for a call
+        self._sleepers: list[Sleeper] = []
+        self._onlookers: list[Sleeper] = []  # those of them that wait for what happens to workers, not for a call
         self._holders: dict[Call, int] = {}  # calls that keep workers in the pool, and their threads
         self._pump = Pump(self._drive_for_futures, lambda: bool(self._background))
         forked.tell(self)
@@ -83,8 +86,8 @@ class Driver(Performer):
     def forget_parent(self) -> None:
         """Refuse everything, in a forked child; see `forked`. A future that was set before keeps its outcome."""
         self._is_inherited = True
-        self._lock, self._leading = threading.Lock(), threading.Lock()
-        if self._leader == threading.get_ident():
+        self._lock, self._leading = natives.Lock(), natives.Lock()
+        if self._leader == get_ident():
             self._leading.acquire()
         self._sleepers, self._onlookers = [], []
         for future in [*(call.future for call in self._background), *(entry[0] for entry in self._resolved), *self._settling]:
@@ -175,7 +178,7 @@ class Driver(Performer):
             while not is_late and not is_true():
                 if self._leading.acquire(blocking=False):
                     is_late = not self._lead(is_true, deadline)
-                elif self._leader == threading.get_ident():
+                elif self._leader == get_ident():
                     is_late = not self._turn_within(deadline)
                 else:
                     has_slept = True
@@ -195,7 +198,7 @@ class Driver(Performer):
 
         `_leading` is held, and let go. Returns False if the deadline came first.
         """
-        self._leader = threading.get_ident()
+        self._leader = get_ident()
         is_late = False
         try:
             while not (is_late or is_true()):
@@ -308,7 +311,7 @@ class Driver(Performer):
         self._wake_leader()
 
     def _wake_leader(self) -> None:
-        if self._leading.locked() and self._leader != threading.get_ident():
+        if self._leading.locked() and self._leader != get_ident():
             self.backend.wake()
 
     @held
@@ -318,7 +321,7 @@ class Driver(Performer):
             if self._leading.acquire(blocking=False):
                 if not self._lead(is_true, deadline):
                     return
-            elif self._leader != threading.get_ident() or not self._turn_within(deadline):
+            elif self._leader != get_ident() or not self._turn_within(deadline):
                 return
 
     def is_owned_here(self) -> bool:
@@ -332,7 +335,7 @@ class Driver(Performer):
 
     def is_in_use_here(self) -> bool:
         """Whether this thread may be in the midst of turning the engine or of feeding it."""
-        return self._lock.locked() or (self._leading.locked() and self._leader == threading.get_ident())
+        return self._lock.locked() or (self._leading.locked() and self._leader == get_ident())
 
     @held
     def resize(self, n_workers: int, note: Callable[[], None]) -> None:
@@ -351,7 +354,7 @@ class Driver(Performer):
         """Keep the workers that are there now until `release`; return their number."""
         self.check_usable()
         with self._lock:
-            self._holders[call] = threading.get_ident()
+            self._holders[call] = get_ident()
             self._feed(m.Held(call))
             return self.state.n_workers
 
@@ -364,7 +367,7 @@ class Driver(Performer):
 
     def is_holding(self) -> bool:
         """Whether this thread is in a call that keeps workers in the pool."""
-        return threading.get_ident() in self._holders.values()
+        return get_ident() in self._holders.values()
 
     @held
     def do_between(self, function: Callable[[], object]) -> None:
@@ -434,8 +437,10 @@ class Driver(Performer):
             self._cancel_forgotten()
         try:
             events: Sequence[m.Event] = () if self._is_inherited else self.backend.wait(self._seconds_until(deadline))
-        except Exception as exc:  # a defect, of the back end or of a log handler: say so to everybody who waits
-            with self._lock:
+        except Exception as exc:
+            if exc is take_thrown():
+                raise  # into this caller alone: by the handler of a signal, or by another greenlet
+            with self._lock:  # a defect, of the back end or of a log handler: say so to everybody who waits
                 self._break(exc)
             raise
         if self._is_inherited:  # perhaps only now: the task of a serial pool has forked, or a hook
@@ -476,8 +481,7 @@ class Driver(Performer):
         The leader may have gone between our try for the lead and our registration. So try again after it: whoever lets the
         lead go wakes a registered sleeper, and whoever is not registered in time finds the lead free.
         """
-        sleeper = threading.Lock()
-        sleeper.acquire()
+        sleeper = make_sleeper()
         with self._lock:
             self._sleepers.append(sleeper)
             if call is not None:

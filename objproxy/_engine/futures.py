@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from objproxy._engine import forked
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.interrupts import Condition, as_user_code, held
+from objproxy._worker import natives
 
 
 class CallFuture(concurrent.futures.Future[Any]):
@@ -36,7 +36,7 @@ class CallFuture(concurrent.futures.Future[Any]):
         self._call = call
         self._finish = finish
         # Between them, cancel() and settle() tell the waiters exactly once.
-        self._end_lock = threading.Lock()
+        self._end_lock = natives.Lock()
         self._refusal: BaseException | None = None  # why a forked child cannot wait for it
         call.future = self
 
@@ -88,7 +88,7 @@ class CallFuture(concurrent.futures.Future[Any]):
 
     def forget_parent(self) -> None:
         """Refuse to wait, in a forked child: what has no outcome gets an error. Callbacks are the parent's, and not called."""
-        self._condition, self._end_lock = Condition(), threading.Lock()
+        self._condition, self._end_lock = Condition(), natives.Lock()
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
         if not self.done():

@@ -10,6 +10,9 @@ runs is interrupted at once, for it may never end (`user_code`: tasks of a seria
 `as_user_code`); that the exception is caught there does not make it undone. A second interrupt before the first was passed on
 does not wait either: whoever presses twice wants out, even if the pool breaks.
 
+Where greenlets share the main thread, each has a state of its own: one may be in the engine while another runs the program's
+code. Which one is running is looked up when the state is needed. Handlers run in whichever greenlet runs at that moment.
+
 Nothing is changed outside of the calls to a pool: ``signal.getsignal(SIGINT)`` is what the program has set. The handlers of
 other signals run as ever; one that raises is no business of ours, and breaks a pool if it hits the wrong moment.
 """
@@ -21,6 +24,7 @@ import functools
 import os
 import sys
 import threading
+import weakref
 
 # The functions of the module `signal` without its conversion to enums, which costs ten times as much as all the rest.
 from _signal import getsignal, signal  # type: ignore[import-not-found, unused-ignore]
@@ -29,16 +33,62 @@ from signal import SIGINT, default_int_handler
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
+from objproxy._worker import hubs, natives
+from objproxy._worker.waits import make_sleeper
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _FREE, _HELD, _WAITING, _USER = range(4)
 
-_main: int | None = threading.main_thread().ident  # the only thread in which handlers run
+
+def _find_main() -> int | None:
+    """Return the identifier of the only thread in which handlers run."""
+    if threading.get_ident is natives.get_thread_ident:
+        return threading.main_thread().ident
+    return natives.get_thread_ident()  # patched: what is known of the main thread is a greenlet
+
+
+_main: int | None = _find_main()
 _state = _FREE  # of the main thread, as all that follows
+_states: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # of its other greenlets, if they are not free
+_greenlet: weakref.ref[Any] | None = None  # the one whose state is at hand
+_n_guards = 0  # greenlets that are in the midst of what is held
 _before: Callable[[int, FrameType | None], Any] = default_int_handler  # the program's own handler
 _is_noted = False  # an interrupt has come and was not passed on
 _raised: BaseException | None = None  # what the program's handler has raised in code of the user's
+
+
+def _choose_state() -> None:
+    """Bring the state of the running greenlet to hand; the caller is the main thread."""
+    global _greenlet, _state
+    module = sys.modules.get("greenlet")
+    if module is None:
+        return
+    running, known = module.getcurrent(), None if _greenlet is None else _greenlet()
+    if running is known:
+        return
+    if known is None and _state != _FREE:  # it was noted before there were greenlets: it is that of the first one
+        known = running
+        while known.parent is not None:
+            known = known.parent
+    if known is not None and _state != _FREE:
+        _states[known] = _state
+    _greenlet, _state = weakref.ref(running), _states.pop(running, _FREE)
+
+
+def _before_switch() -> None:
+    """Put the state of the running greenlet aside: others run now, in the midst of what it holds."""
+    global _greenlet, _state
+    if natives.get_thread_ident() == _main:
+        _choose_state()
+        running = None if _greenlet is None else _greenlet()
+        if _state != _FREE and running is not None:
+            _states[running] = _state
+        _greenlet, _state = None, _FREE
+
+
+hubs.before_switch = _before_switch
 
 
 def held(function: Callable[P, T]) -> Callable[P, T]:
@@ -46,13 +96,16 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        global _before, _main, _state
-        if _state == _HELD or threading.get_ident() != _main:
+        global _before, _main, _n_guards, _state
+        if _state == _HELD or natives.get_thread_ident() != _main:
             return function(*args, **kwargs)
+        if "greenlet" in sys.modules:
+            _choose_state()
         outer, handler = _state, getsignal(SIGINT)
-        if not callable(handler):  # it ends the program, or does nothing
+        if outer == _HELD or not callable(handler):  # it ends the program, or does nothing
             return function(*args, **kwargs)
         _state = _HELD
+        _n_guards += outer == _FREE
         try:
             if handler is not _note:
                 _before = handler
@@ -62,9 +115,9 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
                     _main = None
             return function(*args, **kwargs)
         finally:
+            _choose_state()
             try:
-                if handler is not _note and getsignal(SIGINT) is _note:
-                    signal(SIGINT, handler)
+                _put_handler_back(handler, is_outermost=outer == _FREE)
             finally:  # from here on the program's handler may raise at any time
                 _state = outer
             pass_on()
@@ -72,10 +125,22 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
+def _put_handler_back(handler: Any, *, is_outermost: bool) -> None:
+    """Set the handler that was there before; where other greenlets are in the midst of something, the last of them does so."""
+    global _n_guards
+    _n_guards -= is_outermost
+    if is_outermost and _n_guards:
+        return
+    if handler is _note and is_outermost:
+        handler = _before
+    if handler is not _note and getsignal(SIGINT) is _note:
+        signal(SIGINT, handler)
+
+
 def pass_on() -> None:
     """Pass on what was noted; to be called where nothing can be torn."""
     global _is_noted, _raised
-    if (_is_noted or _raised is not None) and threading.get_ident() == _main:
+    if (_is_noted or _raised is not None) and natives.get_thread_ident() == _main:
         error, _raised, _is_noted = _raised, None, False
         if error is not None:
             raise error
@@ -85,6 +150,7 @@ def pass_on() -> None:
 def _note(number: int, frame: FrameType | None) -> None:
     """Handle the signal SIGINT."""
     global _is_noted, _raised
+    _choose_state()
     if _state == _HELD and not _is_noted:
         _is_noted = True
         return
@@ -105,7 +171,7 @@ class _Region:
 
     def __enter__(self) -> None:
         global _raised, _state
-        if _state == _HELD and threading.get_ident() == _main:
+        if _state == _HELD and natives.get_thread_ident() == _main:
             while _is_noted or _raised is not None:  # what came just before would wait as long as we do
                 try:
                     pass_on()
@@ -117,8 +183,11 @@ class _Region:
 
     def __exit__(self, *_exc_info: object) -> None:
         global _state
-        if _state == self._within and threading.get_ident() == _main:
-            _state = _HELD
+        if natives.get_thread_ident() == _main:
+            if "greenlet" in sys.modules:
+                _choose_state()
+            if _state == self._within:
+                _state = _HELD
 
 
 class _Callback(_Region):
@@ -126,12 +195,32 @@ class _Callback(_Region):
 
     def __enter__(self) -> None:
         global _state
-        if _state == _HELD and threading.get_ident() == _main:
+        if _state == _HELD and natives.get_thread_ident() == _main:
             _state = self._within
+
+
+class _EventsRegion(_Region):
+    """Remembers an error that ends the wait: it was raised by the handler of a signal, or thrown into the greenlet."""
+
+    def __exit__(self, kind: object, error: object, _trace: object) -> None:  # type: ignore[override]
+        super().__exit__()
+        if isinstance(error, Exception):
+            _thrown[hubs.get_ident()] = error
+
+
+_thrown: dict[int, Exception] = {}
+
+
+def take_thrown() -> Exception | None:
+    """Return the error that has ended this thread's last wait for events, if there was one; it is no defect of the engine."""
+    return _thrown.pop(hubs.get_ident(), None)
 
 
 #: Nothing happens in here but waiting; an interrupt loses nothing.
 waiting = _Region(_WAITING)
+
+#: The same for what back ends do in `wait`; the driver asks for the error.
+waiting_for_events = _EventsRegion(_WAITING)
 
 #: What the user's code does in here is caught, and the engine goes on; the interrupt is raised again when it is at rest.
 user_code = _Region(_USER)
@@ -140,11 +229,14 @@ _callback = _Callback(_USER)
 
 
 class Condition(threading.Condition):
-    """A condition whose lock an interrupt does not leave taken for ever.
+    """A condition whose lock an interrupt does not leave taken for ever; it is a lock of the system, see `waits`.
 
     The methods of `threading.Condition` that ``with`` calls are written in Python, so that a handler may run, and raise, after
     the lock was taken, and before ``with`` knows. Here ``with`` gets the methods of the lock itself.
     """
+
+    def __init__(self, lock: Any = None) -> None:
+        super().__init__(natives.RLock() if lock is None else lock)
 
     @property
     def __enter__(self) -> Callable[[], bool]:
@@ -157,8 +249,7 @@ class Condition(threading.Condition):
     @held
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until notified, or until `timeout` seconds have passed; whether notified."""
-        waiter, is_notified = threading.Lock(), False
-        waiter.acquire()
+        waiter, is_notified = make_sleeper(), False
         self._waiters.append(waiter)  # type: ignore[attr-defined]
         state = self._release_save()  # type: ignore[attr-defined]
         try:
@@ -185,11 +276,13 @@ def as_user_code(function: Callable[P, T]) -> Callable[P, T]:
 
 def _forget_parent() -> None:
     """In a child that was forked meanwhile nothing is held."""
-    global _is_noted, _main, _raised, _state
-    _main = threading.get_ident()
+    global _greenlet, _is_noted, _main, _n_guards, _raised, _state
+    _main = natives.get_thread_ident()
     if _state != _FREE and getsignal(SIGINT) is _note:
         signal(SIGINT, _before)
     _state, _is_noted, _raised = _FREE, False, None
+    _states.clear()
+    _greenlet, _n_guards = None, 0
 
 
 os.register_at_fork(after_in_child=_forget_parent)

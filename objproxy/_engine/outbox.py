@@ -7,13 +7,14 @@ in which they were put. A hook that uses the pool is in the midst of this: what 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from objproxy._engine.interrupts import as_user_code
+from objproxy._worker import natives
+from objproxy._worker.waits import Flag, get_ident
 
 #: A caller waits so long for hooks that another thread is calling; then it goes on, since such a hook may be waiting for it.
 #: That is likely where the call began while the hook ran.
@@ -41,13 +42,13 @@ class Outbox:
     def __init__(self) -> None:
         self.calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.runner: int | None = None
-        self._running = threading.Lock()
+        self._running = natives.Lock()
 
     def forget_parent(self) -> None:
         """Drop everything in a forked child: the hooks are the parent's, and so is the thread that was calling one."""
         self.calls.clear()
-        if self.runner != threading.get_ident():
-            self.runner, self._running = None, threading.Lock()
+        if self.runner != get_ident():
+            self.runner, self._running = None, natives.Lock()
 
     def later(self, hook: Callable[..., object]) -> Callable[..., None]:
         """Return a function that puts a call of `hook` into the queue."""
@@ -66,7 +67,7 @@ class Outbox:
     def _run(self) -> None:
         # Who finds `_running` taken leaves its call to the holder, which therefore looks again after letting go.
         while self.calls and self._running.acquire(blocking=False):
-            self.runner = threading.get_ident()
+            self.runner = get_ident()
             try:
                 while self.calls:
                     hook, args = self.calls.popleft()
@@ -77,12 +78,11 @@ class Outbox:
 
     def finish(self, *, is_patient: bool = True) -> None:
         """Return when everything has been called that is in the queue now; a hook itself does not wait for it."""
-        if self.runner == threading.get_ident():
+        if self.runner == get_ident():
             return
-        mark = threading.Lock()
-        mark.acquire()
-        self.calls.append((mark.release, ()))
+        mark = Flag()
+        self.calls.append((mark.set, ()))
         deadline = time.monotonic() + (_PATIENCE_SECONDS if is_patient else _SHORT_PATIENCE_SECONDS)
         self._run()
-        while not mark.acquire(timeout=_LOOK_SECONDS) and time.monotonic() < deadline:
+        while not mark.wait(_LOOK_SECONDS) and time.monotonic() < deadline:
             self._run()

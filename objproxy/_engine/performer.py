@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.state import PoolState
 from objproxy._engine.telling import tell
+from objproxy._worker.waits import Sleeper
 from objproxy.backends.base import Backend
 
 
@@ -131,7 +131,7 @@ class Performer(ABC):
             self._wake_leader()  # it may have come after the outcome did, and wait for this very future
 
 
-def wake(sleeper: threading.Lock) -> None:
+def wake(sleeper: Sleeper) -> None:
     """Release a lock that only its owner acquires; once is enough."""
     if sleeper.locked():
         with contextlib.suppress(RuntimeError):  # another thread was faster

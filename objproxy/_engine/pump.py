@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 
+from objproxy._worker import natives
+from objproxy._worker.waits import Flag, Helper
 from objproxy.handling import log_error
 
 _logger = logging.getLogger("objproxy")
@@ -29,9 +30,9 @@ class Pump:
     def __init__(self, turn: Callable[[], object], is_needed: Callable[[], bool]) -> None:
         self._turn = turn
         self._is_needed = is_needed
-        self._lock = threading.Lock()
-        self._wanted = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = natives.Lock()
+        self._wanted = Flag()
+        self._thread: Helper | None = None
         self._is_away = False  # it calls code of the user, which may wait for a future that no other thread drives
 
     def call(self) -> None:
@@ -39,7 +40,7 @@ class Pump:
         with self._lock:
             if self._thread is None or self._is_away:
                 self._is_away = False
-                self._thread = threading.Thread(target=self._run, name="objproxy-pump", daemon=True)
+                self._thread = Helper(self._run, "objproxy-pump")
                 try:
                     self._thread.start()
                 except BaseException:  # for want of threads; the next call tries again
@@ -49,7 +50,8 @@ class Pump:
 
     def is_here(self) -> bool:
         """Whether the calling thread is the pump."""
-        return self._thread is threading.current_thread()
+        thread = self._thread
+        return thread is not None and thread.is_current()
 
     def run_callbacks(self, callbacks: Callable[[], None]) -> None:
         """Call code of the user; if this is the pump's thread, another takes over as soon as one is called for meanwhile."""

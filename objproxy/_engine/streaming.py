@@ -20,7 +20,6 @@ nobody takes one of the two while holding the other.
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -33,7 +32,9 @@ from objproxy._engine.messages import Failure
 from objproxy._engine.stream_input import read
 from objproxy._engine.stream_run import FailedItem, InputError, StreamRun
 from objproxy._engine.turns import Turns
+from objproxy._worker import natives
 from objproxy._worker.outcome import StreamHandle
+from objproxy._worker.waits import Helper
 
 #: The keeper steps in when nobody has put or got anything for so long; the workers hold more work than that.
 _PATIENCE_SECONDS = 0.005
@@ -93,15 +94,15 @@ class TaskStream(Iterator[Any]):
         self._n_sleeping = self._n_getting = self._n_turns = 0
         self._is_ended = self._is_closed = False
         self._broken_by: BaseException | None = None
-        self._keeper: threading.Thread | None = None
-        self._reader: threading.Thread | None = None
+        self._keeper: Helper | None = None
+        self._reader: Helper | None = None
         forked.tell(self)
 
     def _make_locks(self) -> None:
-        self._lock = threading.Lock()  # that of `_changed`, for where speed counts
+        self._lock = natives.Lock()  # that of `_changed`, for where speed counts
         self._changed = Condition(self._lock)
-        self._feeding = threading.RLock()
-        self._hands = threading.Lock()
+        self._feeding = natives.RLock()
+        self._hands = natives.Lock()
 
     def forget_parent(self) -> None:
         """Give what is ready, and then refuse, in a forked child; see `forked`."""
@@ -162,7 +163,7 @@ class TaskStream(Iterator[Any]):
         self._inputs.append(items)
         self._queue.is_open_ended = True
         if self._reader is None:
-            self._reader = threading.Thread(target=read, args=(self,), name="objproxy-stream-reader", daemon=True)
+            self._reader = Helper(lambda: read(self), "objproxy-stream-reader")
             self._reader.start()
 
     @held
@@ -257,7 +258,7 @@ class TaskStream(Iterator[Any]):
         self._drop()
         for helper in (self._keeper, self._reader):
             # A reader may be in the user's iterator, for as long as that takes; it ends when it comes back.
-            if helper is not None and helper is not threading.current_thread():
+            if helper is not None and not helper.is_current():
                 helper.join(1.0 if helper is self._reader else None)
 
     @held
@@ -437,7 +438,7 @@ class TaskStream(Iterator[Any]):
         if self._keeper is None and (self._queue.items or self._run.has_work):
             with self._changed:
                 if self._keeper is None and not self._is_closed:
-                    self._keeper = threading.Thread(target=self._keep, name="objproxy-stream-keeper", daemon=True)
+                    self._keeper = Helper(self._keep, "objproxy-stream-keeper")
                     self._keeper.start()
 
     def _keep(self) -> None:

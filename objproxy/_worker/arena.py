@@ -12,11 +12,11 @@ nothing here waits for a message, and segments that may have become free are loo
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections import deque
 from typing import Any
 
+from objproxy._worker import natives
 from objproxy._worker.loans import LoanTable
 from objproxy._worker.segments import PAGE, RANGE, Mapping, Segments, whole_pages
 from objproxy.errors import SharedMemoryFullError
@@ -113,7 +113,7 @@ class Arena:
         self.held = 0  # bytes of memory in all segments
         self.is_closed = False
         # Guards everything below; nothing that takes it is ever called when an object is deleted.
-        self._lock = threading.Lock()
+        self._lock = natives.Lock()
         self._next, self._end = base, base + RANGE
         self._free: dict[int, list[Block]] = {}
         self._lent: deque[Block] = deque()

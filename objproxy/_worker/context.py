@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from objproxy._worker import forking, lineage
+from objproxy._worker.hubs import get_ident
 
 __all__ = ["Worker", "current_worker", "report_progress"]
 
@@ -161,7 +162,7 @@ def worker_spawn_key(worker_id: int, generation: int) -> tuple[int, ...]:
     return (worker_id, generation) if generation else (worker_id,)
 
 
-_of_thread = threading.local()
+_of_thread: dict[int, Worker] = {}  # those that are threads, or greenlets, by their identifiers
 _of_process: Worker | None = None
 
 
@@ -171,23 +172,22 @@ def enter_worker(worker: Worker, *, whole_process: bool) -> None:
     if whole_process:
         _of_process = worker
     else:
-        _of_thread.worker = worker
+        _of_thread[get_ident()] = worker
 
 
 def leave_worker() -> None:
     """Forget who the calling thread is."""
-    _of_thread.worker = None
+    _of_thread.pop(get_ident(), None)
 
 
 def worker_of_thread() -> Worker | None:
     """Return the worker that the calling thread is; None for a thread of the program, or of a worker process."""
-    worker: Worker | None = getattr(_of_thread, "worker", None)
-    return worker
+    return _of_thread.get(get_ident()) if _of_thread else None
 
 
 def find_worker() -> Worker | None:
     """Return the worker that runs the calling code, None for a program's own code."""
-    return getattr(_of_thread, "worker", None) or _of_process
+    return worker_of_thread() or _of_process
 
 
 def _find_depth() -> int | None:
@@ -232,6 +232,6 @@ def report_progress(done: int, total: int | None = None) -> None:
     Call it as often as you like: at most ten reports a second are sent, the latest each time, and the last, with
     ``done == total``, at once. They reach ``ProxyPool(on_progress=...)``, and the progress bar of the running call shows them.
     """
-    worker = getattr(_of_thread, "worker", None) or _of_process
+    worker = find_worker()
     if worker is not None and worker._reports is not None:
         worker._reports.tell(done, total)

@@ -3,16 +3,23 @@
 A program may run without standard streams (a daemon, ``>&-``). The system then gives their numbers to the next descriptors
 that are opened, and what a method writes to "standard output" would land in a channel or in shared memory. So every descriptor
 of ours is moved above them at once. In a nursery and in a worker ``/dev/null`` stands where a stream is missing.
+
+Sockets are here, too. A pool talks to no network, but needs pairs of connected sockets, made without the module `socket`:
+test suites replace ``socket.socket`` by a class that refuses, and gevent by one that switches to other greenlets.
 """
 
 from __future__ import annotations
 
+import _socket
+import array
 import contextlib
 import errno
 import fcntl
 import os
-import socket
 import sys
+from collections.abc import Sequence
+
+from objproxy._worker import natives
 
 _FIRST = 3
 
@@ -26,7 +33,7 @@ def move_above_standard(fd: int) -> int:
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST)
     finally:
-        os.close(fd)
+        natives.close(fd)
 
 
 def make_pipe() -> tuple[int, int]:
@@ -37,26 +44,56 @@ def make_pipe() -> tuple[int, int]:
         return read_fd, move_above_standard(write_fd)
     except OSError:
         with contextlib.suppress(OSError):  # the one that could not be moved is closed already
-            os.close(read_fd)
+            natives.close(read_fd)
         with contextlib.suppress(OSError):
-            os.close(write_fd)
+            natives.close(write_fd)
         raise
 
 
-def make_socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Make two connected stream sockets, as `socket.socketpair` does."""
-    one, other = socket.socketpair()
+class StreamSocket(_socket.socket):
+    """One end of a pair of connected sockets; it blocks, whatever time limit the program has set for its new sockets."""
+
+    __slots__ = ()
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fileno=fd)
+        self.settimeout(None)
+
+    def __enter__(self) -> StreamSocket:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+
+def send_with_fds(sock: _socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    """Send bytes and descriptors, as `socket.send_fds` does; return how many bytes were sent."""
+    return sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
+
+
+def receive_with_fds(sock: _socket.socket, nbytes: int, max_fds: int) -> tuple[bytes, list[int], bool]:
+    """Receive bytes and descriptors, as `socket.recv_fds` does; also whether descriptors were lost for want of room."""
+    fds = array.array("i")
+    data, ancillary, flags, _address = sock.recvmsg(nbytes, _socket.CMSG_LEN(max_fds * fds.itemsize))
+    for level, kind, body in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+    return data, list(fds), bool(flags & _socket.MSG_CTRUNC)
+
+
+def make_socket_pair() -> tuple[StreamSocket, StreamSocket]:
+    """Make two connected stream sockets."""
+    one, other = _socket.socketpair()
     try:
-        one = _move_socket(one)
-        return one, _move_socket(other)
+        mine = StreamSocket(move_above_standard(one.detach()))
     except OSError:
-        one.close()
         other.close()
         raise
-
-
-def _move_socket(sock: socket.socket) -> socket.socket:
-    return sock if sock.fileno() >= _FIRST else socket.socket(fileno=move_above_standard(sock.detach()))
+    try:
+        return mine, StreamSocket(move_above_standard(other.detach()))
+    except OSError:
+        mine.close()
+        raise
 
 
 def open_file(path: str, flags: int, mode: int = 0o666) -> int:
@@ -74,7 +111,7 @@ def make_memory_file(name: str, nbytes: int) -> int:
     try:
         os.ftruncate(fd, nbytes)
     except OSError:
-        os.close(fd)
+        natives.close(fd)
         raise
     with contextlib.suppress(AttributeError, OSError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, sum(getattr(fcntl, seal) for seal in _SEALS))
@@ -100,7 +137,7 @@ def fill_standard_streams() -> None:
     for fd in range(_FIRST):
         if not is_open(fd):
             while (got := os.open(os.devnull, os.O_RDWR)) != fd:  # the lowest number that is free
-                os.close(got)
+                natives.close(got)
             os.set_inheritable(fd, True)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -18,7 +18,7 @@ import os
 import signal
 from types import FrameType
 
-from objproxy._worker import platform
+from objproxy._worker import hubs, natives, platform
 
 
 class Interrupt:
@@ -37,8 +37,10 @@ class Interrupt:
         """Raise in the task, or wherever the worker is; once, for the second would hit the cleaning up."""
         if not self.has_come:
             self.has_come = True
-            raise KeyboardInterrupt(
-                "the pool has given this call up: it was cancelled, ran past its time limit, or its pool ended"
+            hubs.throw(
+                KeyboardInterrupt(
+                    "the pool has given this call up: it was cancelled, ran past its time limit, or its pool ended"
+                )
             )
 
 
@@ -49,7 +51,7 @@ def detach(evidence_fd: int) -> None:
     faulthandler.disable()
     with contextlib.suppress(Exception):  # it may have no standard error
         faulthandler.enable()
-    os.close(evidence_fd)
+    natives.close(evidence_fd)
 
 
 def install(evidence_fd: int) -> Interrupt:
@@ -58,10 +60,10 @@ def install(evidence_fd: int) -> Interrupt:
     os.set_blocking(evidence_fd, False)
     faulthandler.enable(file=evidence_fd)
     # The handler below has nothing to do; that there is one makes the interpreter write the byte behind the stacks.
-    signal.signal(platform.STACK_SIGNAL, lambda *_: None)
+    natives.set_handler(platform.STACK_SIGNAL, lambda *_: None)
     signal.siginterrupt(platform.STACK_SIGNAL, False)
     signal.set_wakeup_fd(evidence_fd, warn_on_full_buffer=False)
     faulthandler.register(platform.STACK_SIGNAL, file=evidence_fd, all_threads=True, chain=True)
     interrupt = Interrupt()
-    signal.signal(signal.SIGINT, interrupt.handle)
+    natives.set_handler(signal.SIGINT, interrupt.handle)
     return interrupt

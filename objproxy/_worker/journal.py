@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from objproxy._worker import descriptors, platform, wire
+from objproxy._worker import descriptors, natives, platform, wire
 from objproxy._worker.segments import map_file
 from objproxy.errors import SharedMemoryFullError
 
@@ -70,7 +70,7 @@ def create() -> int:
         os.ftruncate(fd, NBYTES)
         descriptors.allocate(fd, 0, NBYTES)
     except OSError as exc:
-        os.close(fd)
+        natives.close(fd)
         if exc.errno == errno.ENOSPC:
             folder = tempfile.gettempdir()
             free, hint = (

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
-import threading
 import time
 from typing import Any
 
 from objproxy._worker import boot as booting
-from objproxy._worker import context, debugger, distress, forking, lineage, platform, wire
+from objproxy._worker import context, debugger, distress, forking, lineage, natives, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
 from objproxy._worker.execute import Host
@@ -183,9 +181,9 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
     """
     lineage.enter_helper()
     interrupt = distress.install(evidence_fd)
-    channel = wire.WorkerChannel(channel_fd, threading.Lock())
+    channel = wire.WorkerChannel(channel_fd, natives.Lock())
     journal = Journal(journal_fd)
-    os.close(journal_fd)
+    natives.close(journal_fd)
     steps, status, delete_object = Steps(channel), 0, _do_nothing
     forking.protect(channel.detach, journal.detach, lambda: distress.detach(evidence_fd))
     try:

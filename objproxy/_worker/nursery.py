@@ -29,17 +29,23 @@ import fcntl
 import gc
 import os
 import pickle
-import select
 import signal
-import socket
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from objproxy._worker import lineage, platform
-from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
+from objproxy._worker import hubs, lineage, natives, platform
+from objproxy._worker.descriptors import (
+    StreamSocket,
+    fill_standard_streams,
+    make_pipe,
+    make_socket_pair,
+    move_above_standard,
+    receive_with_fds,
+    send_with_fds,
+)
 from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.segments import remove_files
 
@@ -57,32 +63,32 @@ _KEEP_SECONDS = 5.0
 _OWNER_CHECK_SECONDS = 1.0
 
 
-def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -> None:
+def send_message(sock: StreamSocket, message: Any, fds: tuple[int, ...] = ()) -> None:
     """Send one message, with descriptors."""
     body = pickle.dumps(message, 5)
     data = _LENGTH.pack(len(body)) + body
-    sent = socket.send_fds(sock, [data], fds)
+    sent = send_with_fds(sock, data, fds)
     if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
         sock.sendall(data[sent:])
 
 
-def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
+def receive_message(sock: StreamSocket) -> tuple[Any, list[int]] | None:
     """Wait for one message; None at the end of the channel."""
     try:
-        head, fds, flags, _address = socket.recv_fds(sock, _LENGTH.size, _MAX_FDS)
+        head, fds, is_cut = receive_with_fds(sock, _LENGTH.size, _MAX_FDS)
         if not head:
             return None
         body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
     except (ConnectionResetError, EOFError):
         return None
-    if flags & socket.MSG_CTRUNC:  # this process has no room for all of them
+    if is_cut:  # this process has no room for all of them
         for fd in fds:
-            os.close(fd)
+            natives.close(fd)
         fds = []
     return pickle.loads(body), [move_above_standard(fd) for fd in fds]
 
 
-def _receive_exactly(sock: socket.socket, nbytes: int) -> bytes:
+def _receive_exactly(sock: StreamSocket, nbytes: int) -> bytes:
     body = b""
     while len(body) < nbytes:
         part = sock.recv(nbytes - len(body))
@@ -103,7 +109,7 @@ class Nursery:
         The program; when it is gone, so is everything here.
     """
 
-    def __init__(self, control: socket.socket, owner_pid: int) -> None:
+    def __init__(self, control: StreamSocket, owner_pid: int) -> None:
         self._control = control
         self._pid = os.getpid()
         self._owner_pid = owner_pid
@@ -113,7 +119,7 @@ class Nursery:
         self._wake_read, self._wake_write = make_pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._poll = select.poll()
+        self._poll = natives.poll()
         self._must_exec = False
         self._interpreter: Interpreter | None = None
         self._given_fds: list[int] = []  # with the request that is being served
@@ -125,13 +131,13 @@ class Nursery:
         self._install_signals()
         for fd in (self._control.fileno(), self._wake_read, self._owner_watch):
             if fd is not None:
-                self._poll.register(fd, select.POLLIN)
+                self._poll.register(fd, hubs.READABLE)
         while True:
             ready = {fd for fd, _ in self._poll.poll(self._prepare())}
             if self._owner_watch in ready or not (ready or platform.is_process_alive(self._owner_pid)):
                 break
             if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
+                natives.read(self._wake_read, 4096)
                 self._reap()
             if self._control.fileno() in ready and not self._handle_request():
                 break
@@ -147,9 +153,9 @@ class Nursery:
 
     def _install_signals(self) -> None:
         for number in (signal.SIGINT, platform.STACK_SIGNAL):  # a worker that is not up yet shall live
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+            natives.set_handler(number, signal.SIG_IGN)
+        natives.set_handler(signal.SIGTERM, signal.SIG_DFL)
+        natives.set_handler(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def _handle_request(self) -> bool:
@@ -161,7 +167,7 @@ class Nursery:
         handler: Callable[..., None] = getattr(self, f"_on_{verb}")
         handler(*args, *fds)
         for fd in fds:
-            os.close(fd)  # the child that was forked has its own
+            natives.close(fd)  # the child that was forked has its own
         self._given_fds = []
         return True
 
@@ -169,8 +175,8 @@ class Nursery:
         """Leave the root and serve the program on `control_fd` from now on."""
         self._poll.unregister(self._control)
         self._control.close()
-        self._control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
-        self._poll.register(self._control, select.POLLIN)
+        self._control = StreamSocket(fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
+        self._poll.register(self._control, hubs.READABLE)
 
     def _on_configure(self, settings: dict[str, Any]) -> None:
         """Take the program's environment over and load what the pool's class needs; one that was kept has done so."""
@@ -186,8 +192,9 @@ class Nursery:
             os.chdir(settings["cwd"])
         if settings["preload"] is not None:
             self._load(settings["preload"], settings["modules"])
-        # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
-        self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
+        # A forked copy of a process with threads, or greenlets, may hang on a lock that one of them held; a fresh interpreter
+        # cannot, and has these threads.
+        self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1 or hubs.has_work()
         gc.freeze()  # as in run_root
 
     def _load(self, preload: bytes, modules: list[str]) -> None:
@@ -213,7 +220,7 @@ class Nursery:
             return
         parent = os.getpid()
         try:
-            pid = os.fork()
+            pid = hubs.fork()
         except OSError as exc:  # too many processes, or too little memory
             self._tell(("refused", worker_id, generation, exc.errno))
             return
@@ -253,11 +260,11 @@ class Nursery:
 
     def _forget_own_descriptors(self) -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        natives.set_handler(signal.SIGCHLD, signal.SIG_DFL)
         self._control.close()
         for fd in (self._wake_read, self._wake_write, self._owner_watch):
             if fd is not None:
-                os.close(fd)
+                natives.close(fd)
 
     def _reap(self) -> None:
         """Tell of every child that has ended; what it left in its process group goes first, while the group's id is ours."""
@@ -288,7 +295,7 @@ class Nursery:
                 _signal_group(pid, signal.SIGKILL)
         for pid in self._children:
             # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
-            os.waitpid(pid, 0)
+            natives.waitpid(pid, 0)
 
     def end_imports(self) -> None:
         """End what the modules of the user's class have made when they were imported here, once for all workers."""
@@ -306,9 +313,9 @@ class Root(Nursery):
         As for `Nursery`.
     """
 
-    def __init__(self, control: socket.socket, owner_pid: int) -> None:
+    def __init__(self, control: StreamSocket, owner_pid: int) -> None:
         super().__init__(control, owner_pid)
-        self._spare: socket.socket | None = None  # the channel of the nursery that is ready
+        self._spare: StreamSocket | None = None  # the channel of the nursery that is ready
         self._spare_key: Any = None  # of the only pools that a spare can serve which has been a pool's before
         self._kept_until = 0.0
         self._is_complete = False
@@ -323,13 +330,13 @@ class Root(Nursery):
 
     def _fork_spare(self) -> None:
         ours, theirs = make_socket_pair()
-        parent, pid = os.getpid(), os.fork()
+        parent, pid = os.getpid(), hubs.fork()
         if not pid:
             platform.die_with_parent(parent)
             self._forget_own_descriptors()
             ours.close()
             for fd in self._given_fds:  # they are for a nursery of another pool, or for this one, which will be sent its own
-                os.close(fd)
+                natives.close(fd)
             run_nursery(theirs.detach(), self._owner_pid)
 
         theirs.close()
@@ -369,7 +376,7 @@ class Root(Nursery):
     def _on_keep(self, key: Any, control_fd: int) -> None:
         """Take over a nursery whose pool was closed, for the next pool with the same key."""
         self._drop_spare()
-        self._spare, self._spare_key = socket.socket(fileno=move_above_standard(os.dup(control_fd))), key
+        self._spare, self._spare_key = StreamSocket(move_above_standard(os.dup(control_fd))), key
         self._kept_until = time.monotonic() + _KEEP_SECONDS
 
     def _on_kill(self, pid: int) -> None:
@@ -455,7 +462,7 @@ def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) 
     lineage.enter_helper()
     status = 1
     try:
-        with socket.socket(fileno=control_fd) as control:
+        with StreamSocket(control_fd) as control:
             nursery = kind(control, owner_pid)
             try:
                 nursery.serve()
@@ -479,6 +486,6 @@ def run_root(control_fd: int, owner_pid: int, tells: bool = False) -> None:
     gc.freeze()
     gc.enable()
     if tells:
-        with socket.socket(fileno=os.dup(control_fd)) as control, contextlib.suppress(OSError):  # the program is gone
+        with StreamSocket(os.dup(control_fd)) as control, contextlib.suppress(OSError):  # the program is gone
             send_message(control, ("root", os.getpid()))
     run_nursery(control_fd, owner_pid, Root)

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from objproxy._worker import platform
+from objproxy._worker import natives, platform
 from objproxy._worker.descriptors import allocate, make_memory_file, open_file
 
 PAGE = mmap.PAGESIZE
@@ -293,7 +293,7 @@ class MemorySegments:
         """Close the file."""
         fd, self.fd = self.fd, None
         if fd is not None:
-            os.close(fd)
+            natives.close(fd)
 
 
 class NamedSegments:
@@ -327,7 +327,7 @@ class NamedSegments:
         try:
             os.ftruncate(fd, nbytes)
         finally:
-            os.close(fd)
+            natives.close(fd)
 
     def make_table(self, offset: int, nbytes: int) -> None:
         """Make the file with all its pages: who touches one in a file system that is full is killed."""
@@ -340,7 +340,7 @@ class NamedSegments:
         try:
             allocate(fd, start, stop - start)
         finally:
-            os.close(fd)
+            natives.close(fd)
 
     def is_there(self, offset: int) -> bool:
         """Return whether its file is there."""
@@ -352,7 +352,7 @@ class NamedSegments:
         try:
             return _noted(map_file(fd, 0, nbytes, _flags(nbytes, is_shared, is_full)), is_shared)
         finally:
-            os.close(fd)
+            natives.close(fd)
 
     def read_into(self, offset: int, buffer: Any, start: int = 0) -> None:
         """Read the file."""
@@ -360,7 +360,7 @@ class NamedSegments:
         try:
             _read(fd, start, buffer)
         finally:
-            os.close(fd)
+            natives.close(fd)
 
     def discard(self, offset: int, nbytes: int) -> None:
         """Remove the file."""

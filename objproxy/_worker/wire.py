@@ -11,14 +11,14 @@ import io
 import itertools
 import os
 import pickle
-import select
-import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from objproxy._worker import hubs, natives, waits
 from objproxy._worker.by_value import make_pickler
+from objproxy._worker.descriptors import StreamSocket
 
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
@@ -136,7 +136,7 @@ class FrameReader:
 
     __slots__ = ("_receive", "_rest", "_space")
 
-    def __init__(self, sock: socket.socket, space: memoryview | None = None) -> None:
+    def __init__(self, sock: StreamSocket, space: memoryview | None = None) -> None:
         self._receive = sock.recv_into
         self._space = memoryview(bytearray(READ_SIZE)) if space is None else space
         self._rest = bytearray()  # the beginning of a frame whose end has not come yet
@@ -197,7 +197,7 @@ class WorkerChannel:
     """
 
     def __init__(self, fd: int, lock: Any) -> None:
-        self._sock = socket.socket(fileno=fd)
+        self._sock = StreamSocket(fd)
         self._sock.setblocking(False)
         self._fd = fd
         self._lock = lock
@@ -223,9 +223,9 @@ class WorkerChannel:
     def _write_all(self, rest: memoryview) -> None:
         while rest:
             try:
-                rest = rest[os.write(self._fd, rest) :]
+                rest = rest[natives.write(self._fd, rest) :]
             except BlockingIOError:
-                wait_for_descriptor(self._fd, for_writing=True)
+                wait_for_room(self._fd)
 
     def detach(self) -> None:
         """Close this copy of the channel in a forked child: whatever uses it there is told that the parent is gone."""
@@ -263,7 +263,7 @@ class WorkerChannel:
                 if found == kind:
                     del self._ready[at]
                     return body
-            wait_for_descriptor(self._fd)
+            waits.wait_readable(self._fd)
             with contextlib.suppress(BlockingIOError):
                 self._ready += self._reader.read()
 
@@ -277,12 +277,12 @@ class WorkerChannel:
             except BlockingIOError:
                 continue
         while not self._ready:
-            if wait_for_descriptor(self._fd, seconds=self.on_idle()):
+            if waits.wait_readable(self._fd, self.on_idle()):
                 return
 
 
-def wait_for_descriptor(fd: int, *, for_writing: bool = False, seconds: float | None = None) -> bool:
-    """Sleep until `fd` can be read (or written), or its other side is gone; False if the time has passed first."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT if for_writing else select.POLLIN)
-    return bool(poll.poll(None if seconds is None else 1000 * seconds))
+def wait_for_room(fd: int) -> None:
+    """Sleep until `fd` can be written, or its other side is gone; no other greenlet runs, since a lock is held meanwhile."""
+    poll = natives.poll()
+    poll.register(fd, hubs.WRITABLE)
+    poll.poll()

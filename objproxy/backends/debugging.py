@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 
 from objproxy._engine.interrupts import user_code
-from objproxy._worker import wire
+from objproxy._worker import natives, wire
 
 #: An interrupt that comes just before we sleep at the terminal is noticed after so long.
 _LOOK_SECONDS = 0.1
@@ -89,5 +88,5 @@ def _await_line() -> None:
     terminal gives single keys, and only `input` knows how to take them.
     """
     if sys.stdin is not None and sys.stdin.isatty() and "readline" not in sys.modules:
-        while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+        while not natives.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
             pass

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from objproxy._worker import lineage
-from objproxy._worker.descriptors import make_socket_pair
+from objproxy._worker import lineage, natives
+from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.launching import Interpreter
 
 #: A program that has not said by then which Python it is, is none; a busy machine takes a second.
@@ -175,7 +174,7 @@ def _ask(path: str) -> bytes | None:
     ours, theirs = make_socket_pair()
     with ours:
         with theirs:
-            process = subprocess.Popen(
+            process = natives.popen_class()(
                 [path, "-I", "-S", "-c", _ASK],
                 stdin=subprocess.DEVNULL,
                 stdout=theirs.fileno(),
@@ -189,7 +188,7 @@ def _ask(path: str) -> bytes | None:
             _end(process)
 
 
-def _read_line(sock: socket.socket, deadline: float) -> bytes | None:
+def _read_line(sock: StreamSocket, deadline: float) -> bytes | None:
     answer = b""
     while not answer.endswith(b"\n") and len(answer) < _MOST_BYTES:
         sock.settimeout(max(0.001, deadline - time.monotonic()))

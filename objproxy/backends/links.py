@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections import deque
 
 from objproxy._worker import journal as journals
-from objproxy._worker import platform, wire
+from objproxy._worker import natives, platform, wire
+from objproxy._worker.descriptors import StreamSocket
 from objproxy.backends.base import WorkerInfo
 from objproxy.backends.plane import Lane
 from objproxy.backends.poller import Poller
@@ -70,7 +69,7 @@ class Link:
         self,
         worker_id: int,
         generation: int,
-        sock: socket.socket,
+        sock: StreamSocket,
         evidence_fd: int,
         reader: wire.FrameReader,
         journal: journals.Journal,
@@ -102,7 +101,7 @@ class Link:
         """Write as much as the channel has room for; the rest follows when it has."""
         if not self.outgoing:
             try:
-                sent = os.write(self.fd, data)
+                sent = natives.write(self.fd, data)
             except BlockingIOError:
                 sent = 0
             except OSError:  # the worker is gone; its end will be told by the nursery
@@ -118,7 +117,7 @@ class Link:
         while self.outgoing:
             data = self.outgoing[0]
             try:
-                sent = os.write(self.fd, data)
+                sent = natives.write(self.fd, data)
             except BlockingIOError:
                 return
             except OSError:
@@ -146,7 +145,7 @@ class Link:
     def read_evidence(self) -> bool:
         """Take in what the worker has said; whether the stacks that it was asked for are complete."""
         try:
-            while data := os.read(self.evidence_fd, _PIPE_BYTES):
+            while data := natives.read(self.evidence_fd, _PIPE_BYTES):
                 self._evidence += data
         except BlockingIOError:
             return _STACK_BYTE in self._evidence
@@ -169,4 +168,4 @@ class Link:
         """Give the descriptors back; nobody polls them any more."""
         self.sock.close()
         self.journal.close()
-        os.close(self.evidence_fd)
+        natives.close(self.evidence_fd)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import os
 import pickle
 import signal
-import socket
 import subprocess
-import threading
 from typing import Any
 
-from objproxy._worker.descriptors import make_socket_pair
+from objproxy._worker import natives
+from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.launching import Interpreter
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
@@ -52,11 +52,11 @@ class PoolNursery:
         Equal for all pools that it could serve, one after the other; None if it serves one only.
     """
 
-    def __init__(self, control: socket.socket, pid: int | None, key: Any = None) -> None:
+    def __init__(self, control: StreamSocket, pid: int | None, key: Any = None) -> None:
         self._control = control
         self._key = key
         # The leader kills a worker whose channel has ended while another thread, which closes the pool, ends its neighbours.
-        self._send_lock = threading.Lock()
+        self._send_lock = natives.Lock()
         self._pid = pid
         self._root_pid: int | None = None  # its process, where it is a child of the root; it tells when it is born
         self._is_doomed = False
@@ -125,13 +125,13 @@ class PoolNursery:
             return
         with contextlib.suppress(OSError):
             self._control.settimeout(_END_SECONDS)
-            self._control.shutdown(socket.SHUT_WR)
+            self._control.shutdown(_socket.SHUT_WR)
             while self._control.recv(4096):  # the end of the channel comes when the process has ended
                 pass
         self._control.close()
         if self._pid is not None:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+                natives.waitpid(self._pid, 0)
 
     def _rests(self) -> bool:
         """Whether it has no worker any more and is fit for another pool."""
@@ -187,7 +187,7 @@ def _make_nursery(start_method: str, key: Any) -> PoolNursery:
     return PoolNursery(ours, pid, key)
 
 
-def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
+def _fork_nursery(ours: StreamSocket, theirs: StreamSocket) -> int:
     owner = os.getpid()
     return fork_helper(ours, lambda: run_nursery(theirs.detach(), owner))
 
@@ -197,8 +197,8 @@ class _Root:
 
     def __init__(self) -> None:
         # Guards the process and its channel: pools may be made in several threads.
-        self._lock = threading.Lock()
-        self._control: socket.socket | None = None
+        self._lock = natives.Lock()
+        self._control: StreamSocket | None = None
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._awaited: Interpreter | None = None  # a frozen application that has not yet said that it is the root
         self.tried: tuple[str, ...] = ()  # what could not be started
@@ -206,7 +206,7 @@ class _Root:
         self._entrusted = ""
         self._kept_key: Any = None  # of the nursery that the root keeps
 
-    def ask_for_nursery(self, theirs: socket.socket) -> None:
+    def ask_for_nursery(self, theirs: StreamSocket) -> None:
         """Have a nursery forked that serves `theirs`."""
         with self._lock:
             try:
@@ -215,14 +215,14 @@ class _Root:
                 self._stop()
                 self._send(theirs)
 
-    def keep(self, control: socket.socket, key: Any) -> None:
+    def keep(self, control: StreamSocket, key: Any) -> None:
         """Keep a nursery that has no pool any more, for a while; it ends when its channel is closed."""
         with self._lock, contextlib.suppress(OSError):
             if self._control is not None:
                 send_message(self._control, ("keep", key), (control.fileno(),))
                 self._kept_key = key
 
-    def ask_for_kept(self, theirs: socket.socket, key: Any) -> bool:
+    def ask_for_kept(self, theirs: StreamSocket, key: Any) -> bool:
         """Have `theirs` served by the nursery that was kept under this key, if that was the last; return whether it was."""
         with self._lock, contextlib.suppress(OSError):
             if key is not None and key == self._kept_key and self._control is not None:
@@ -237,7 +237,7 @@ class _Root:
             if self._control is None:
                 self._start()
 
-    def _send(self, theirs: socket.socket, key: Any = None) -> None:
+    def _send(self, theirs: StreamSocket, key: Any = None) -> None:
         if self._control is None:
             self._start()
         self._await()
@@ -317,7 +317,7 @@ class _Root:
         self._control = self._process = self._awaited = None
         self._entrusted = ""
         self._kept_key = None
-        self._lock = threading.Lock()
+        self._lock = natives.Lock()
 
 
 def find_executable(start_method: str) -> Interpreter | None:

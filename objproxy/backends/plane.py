@@ -14,15 +14,15 @@ import functools
 import itertools
 import os
 import pickle
-import threading
 import weakref
 from typing import Any, Protocol
 
-from objproxy._worker import loans, wire
+from objproxy._worker import loans, natives, wire
 from objproxy._worker.arena import COLD_SECONDS, Arena, raise_if_full
 from objproxy._worker.loans import Borrower, LoanTable, Part, unpack_parts
 from objproxy._worker.parcel import Parcel, unpack
 from objproxy._worker.segments import N_RANGES, RANGE, NamedSegments, open_segments, sweep
+from objproxy._worker.waits import Flag, Helper
 from objproxy.backends import nurseries
 
 
@@ -60,7 +60,7 @@ class ProgramPlane:
             sweep()
             nurseries.entrust(self.segments.prefix)
             atexit.register(self.segments.close)
-        self._lock = threading.Lock()
+        self._lock = natives.Lock()
         self._unused_ranges = itertools.count(1)
         self._free_ranges: list[int] = []
         self._arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
@@ -133,9 +133,9 @@ class _Trimmer:
 
     def __init__(self, plane: ProgramPlane) -> None:
         self._plane = plane
-        self._is_woken = threading.Event()
+        self._is_woken = Flag()
         self._is_ended = False
-        self._thread = threading.Thread(target=self._run, name="objproxy-trim", daemon=True)
+        self._thread = Helper(self._run, "objproxy-trim")
         self._thread.start()
 
     def _run(self) -> None:
@@ -151,7 +151,8 @@ class _Trimmer:
         """End, and wait for the end: a process with threads had better not be forked."""
         self._is_ended = True
         self._is_woken.set()
-        self._thread.join()
+        if not natives.has_green_threads():
+            self._thread.join()
 
 
 @functools.cache

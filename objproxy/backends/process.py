@@ -34,10 +34,11 @@ from typing import Any
 from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
-from objproxy._worker import platform, wire
+from objproxy._worker import natives, platform, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
 from objproxy._worker.descriptors import make_pipe, make_socket_pair
+from objproxy._worker.hubs import WRITABLE
 from objproxy._worker.items import pack_operation
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack
@@ -47,7 +48,7 @@ from objproxy.backends.debugging import DebugDesk
 from objproxy.backends.links import Link
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, find_executable, open_nursery
 from objproxy.backends.plane import Lane, program_plane
-from objproxy.backends.poller import WRITABLE, Poller
+from objproxy.backends.poller import Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
 from objproxy.backends.surroundings import apply_changes, working_directory
 from objproxy.handling import describe
@@ -143,11 +144,11 @@ class ProcessBackend:
         theirs.enter_context(its)
         mine.setblocking(False)
         evidence_fd, its_evidence = make_pipe()
-        ours.callback(os.close, evidence_fd)
-        theirs.callback(os.close, its_evidence)
+        ours.callback(natives.close, evidence_fd)
+        theirs.callback(natives.close, its_evidence)
         os.set_blocking(evidence_fd, False)
         journal_fd = journals.create()
-        theirs.callback(os.close, journal_fd)
+        theirs.callback(natives.close, journal_fd)
         journal = journals.Journal(journal_fd)
         ours.callback(journal.close)
         lane = Lane(self._plane, functools.partial(self._on_forget, worker_id))
@@ -258,14 +259,14 @@ class ProcessBackend:
                 self._tell_stack(self._inspected[fd])
         elif fd == self._wake_read:
             with contextlib.suppress(BlockingIOError):
-                os.read(fd, 4096)
+                natives.read(fd, 4096)
         elif self._nursery is not None and fd == self._nursery.fileno():
             self._hear_nursery(self._nursery)
 
     def wake(self) -> None:
         """Make `wait` return."""
         with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"x")
+            natives.write(self._wake_write, b"x")
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""
@@ -303,8 +304,8 @@ class ProcessBackend:
         self._inspected.clear()
         self._by_fd.clear()
         self._poller.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        natives.close(self._wake_read)
+        natives.close(self._wake_write)
 
     # ---- channels -------------------------------------------------------------------------------------------------------
 

@@ -7,14 +7,13 @@ import gc
 import importlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 
-from objproxy._worker import lineage, segments
-from objproxy._worker.descriptors import is_open
+from objproxy._worker import hubs, lineage, natives, segments
+from objproxy._worker.descriptors import StreamSocket, is_open
 from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.leaving import forget_parents_end
 from objproxy._worker.nursery import run_root
@@ -45,18 +44,18 @@ class ForkedProcess:
         """Wait for its end."""
         if self.returncode is None:
             try:
-                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                self.returncode = os.waitstatus_to_exitcode(natives.waitpid(self.pid, 0)[1])
             except ChildProcessError:  # somebody else has waited for it
                 self.returncode = 0
         return self.returncode
 
 
-def exec_root(interpreter: Interpreter, theirs: socket.socket) -> subprocess.Popen[bytes]:
+def exec_root(interpreter: Interpreter, theirs: StreamSocket) -> subprocess.Popen[bytes]:
     """Start a root that serves `theirs`, in a process that has nothing of this one."""
     errand = Errand("objproxy._worker.nursery", "run_root", (theirs.fileno(), os.getpid(), interpreter.is_frozen))
     command, fd = make_command(interpreter, errand)
     try:
-        return subprocess.Popen(
+        return natives.popen_class()(
             command,
             stdin=subprocess.DEVNULL,
             stdout=None if is_open(1) else subprocess.DEVNULL,
@@ -70,7 +69,7 @@ def exec_root(interpreter: Interpreter, theirs: socket.socket) -> subprocess.Pop
             os.close(fd)
 
 
-def fork_root(ours: socket.socket, theirs: socket.socket, tried: Iterable[str]) -> ForkedProcess:
+def fork_root(ours: StreamSocket, theirs: StreamSocket, tried: Iterable[str]) -> ForkedProcess:
     """Start a root as a fork of this program, since nothing else can be started.
 
     Raises
@@ -102,7 +101,7 @@ def fork_root(ours: socket.socket, theirs: socket.socket, tried: Iterable[str]) 
     return ForkedProcess(fork_helper(ours, lambda: _be_root(theirs, owner)))
 
 
-def _be_root(theirs: socket.socket, owner: int) -> None:
+def _be_root(theirs: StreamSocket, owner: int) -> None:
     _cover_descriptors(theirs.fileno())
     run_root(theirs.detach(), owner)
 
@@ -119,7 +118,7 @@ def _cover_descriptors(kept: int) -> None:
                 os.dup2(null, int(name), inheritable=False)
 
 
-def fork_helper(ours: socket.socket, run: Callable[[], None]) -> int:
+def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:
     """Fork this program; the child runs `run`, which never returns. Return its pid."""
     importlib.import_module("objproxy._worker.loop")  # here, once for the program, not in every worker of every pool
     for stream in (sys.stdout, sys.stderr):
@@ -127,7 +126,7 @@ def fork_helper(ours: socket.socket, run: Callable[[], None]) -> int:
             stream.flush()  # what stands in the buffer would be written once more by every worker
     segments.is_forking_own_child = True
     try:
-        pid = os.fork()  # the hooks below close every other pool's descriptors in the child
+        pid = hubs.fork()  # the hooks below close every other pool's descriptors in the child
     finally:
         segments.is_forking_own_child = False
     if not pid:

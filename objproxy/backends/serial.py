@@ -6,14 +6,13 @@ has an object of its own.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
-from objproxy._engine.interrupts import waiting
+from objproxy._engine.interrupts import waiting_for_events
+from objproxy._worker.waits import Flag
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker
 
@@ -28,7 +27,7 @@ class SerialBackend(ByReference):
         self._context: PoolContext | None = None
         self._workers: dict[int, MemoryWorker] = {}
         self._todo: deque[Callable[[], Sequence[m.Event]]] = deque()
-        self._bell = threading.Lock()  # let go whenever there is something to be looked at
+        self._bell = Flag()  # set whenever there is something to be looked at
 
     def open(self, context: PoolContext) -> None:
         """Keep what builds the objects."""
@@ -67,14 +66,14 @@ class SerialBackend(ByReference):
         if self._todo:
             return self._todo.popleft()()
         if timeout:
-            with waiting:
-                self._bell.acquire(timeout=timeout)
+            with waiting_for_events:
+                self._bell.wait(timeout)
+            self._bell.clear()
         return []
 
     def wake(self) -> None:
         """Make `wait` return."""
-        with contextlib.suppress(RuntimeError):  # it was let go already
-            self._bell.release()
+        self._bell.set()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""

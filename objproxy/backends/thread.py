@@ -6,18 +6,16 @@ finish what they run, and end.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
-from objproxy._engine.interrupts import waiting
+from objproxy._engine.interrupts import waiting_for_events
 from objproxy._worker import forking
 from objproxy._worker.outcome import Failure
+from objproxy._worker.waits import Flag, Helper
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 from objproxy.handling import describe, log_error
@@ -34,7 +32,7 @@ class ThreadBackend(ByReference):
     def __init__(self) -> None:
         self._context: PoolContext | None = None
         self._events: deque[m.Event] = deque()
-        self._bell = threading.Lock()  # let go whenever there is something to be looked at
+        self._bell = Flag()  # set whenever there is something to be looked at
         self._threads: dict[int, _WorkerThread] = {}
 
     def open(self, context: PoolContext) -> None:
@@ -53,7 +51,7 @@ class ThreadBackend(ByReference):
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Put a batch into the thread's queue."""
-        self._threads[worker_id].inbox.put(batch)
+        self._threads[worker_id].put(batch)
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Look at the thread's frames."""
@@ -63,7 +61,7 @@ class ThreadBackend(ByReference):
         """Ask the thread to end; anything more does not wait for what it runs."""
         thread = self._threads[worker_id]
         if how == "ask":
-            thread.inbox.put(None)
+            thread.put(None)
         else:
             thread.forget()
             self._tell(m.Died(worker_id, generation))
@@ -71,8 +69,9 @@ class ThreadBackend(ByReference):
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Wait for what the threads tell."""
         if not self._events:
-            with waiting:
-                self._bell.acquire(timeout=-1 if timeout is None else timeout)
+            with waiting_for_events:
+                self._bell.wait(timeout)
+        self._bell.clear()
         return [self._events.popleft() for _ in range(len(self._events))]
 
     def _tell(self, event: m.Event) -> None:
@@ -81,8 +80,7 @@ class ThreadBackend(ByReference):
 
     def wake(self) -> None:
         """Make `wait` return."""
-        with contextlib.suppress(RuntimeError):  # it was let go already
-            self._bell.release()
+        self._bell.set()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""
@@ -105,14 +103,25 @@ class _WorkerThread:
 
     def __init__(self, worker: MemoryWorker, tell: Callable[[m.Event], None]) -> None:
         self.worker = worker
-        self.inbox: queue.SimpleQueue[m.Batch | None] = queue.SimpleQueue()
+        self._inbox: deque[m.Batch | None] = deque()
+        self._has_mail = Flag()
         self._tell = tell
         self._is_forgotten = False
         self._n_forks = forking.count
-        name = f"objproxy-worker-{worker.worker_id}"
         # A daemon, because a call that never ends must not keep the interpreter from ending.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = Helper(self._run, f"objproxy-worker-{worker.worker_id}")
         self._thread.start()
+
+    def put(self, batch: m.Batch | None) -> None:
+        """Hand in a batch; None is the end."""
+        self._inbox.append(batch)
+        self._has_mail.set()
+
+    def _get(self) -> m.Batch | None:
+        while not self._inbox:
+            self._has_mail.wait()
+            self._has_mail.clear()
+        return self._inbox.popleft()
 
     @property
     def ident(self) -> int | None:
@@ -122,10 +131,10 @@ class _WorkerThread:
     def forget(self) -> None:
         """Listen no more to this thread; it ends when it has done what it runs."""
         self._is_forgotten = True
-        self.inbox.put(None)
+        self.put(None)
 
     def join_if_ending(self) -> None:
-        if not self._is_forgotten and self._thread is not threading.current_thread():
+        if not self._is_forgotten and not self._thread.is_current():
             self._thread.join()
 
     def _run(self) -> None:
@@ -142,7 +151,7 @@ class _WorkerThread:
             self._say(event)
             if type(event) is m.Died:
                 return
-        while (batch := self.inbox.get()) is not None and not self._is_forgotten:
+        while (batch := self._get()) is not None and not self._is_forgotten:
             reply = self.worker.serve(batch)
             self._end_child(reply.outcomes[-1])
             self._say(reply)
