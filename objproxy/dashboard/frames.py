@@ -98,6 +98,14 @@ def move_above_standard(fd: int) -> int:
         os.close(fd)
 
 
+def drop_streams() -> None:
+    """Put /dev/null in the place of the streams for output: a program that closes its own shall be the last to have them."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for number in (1, 2):
+        os.dup2(null, number)
+    os.close(null)
+
+
 def connect(port: int, timeout: float) -> socket.socket:
     """Connect to the dashboard on a port; every wait for it takes at most `timeout` seconds.
 
