@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 from objproxy._worker import parcel as parcels
+from objproxy._worker.arena import map_shared
 from objproxy._worker.loans import BESIDE, Borrower, Part
 from objproxy._worker.mutable import shared_types
 from objproxy._worker.parcel import Packing, Parcel
@@ -181,7 +182,7 @@ class SharedArray:
         nbytes = dtype.itemsize * functools.reduce(lambda product, n: product * n, shape, 1)
         plane = program_plane()
         extent = plane.arena.take(max(1, nbytes), is_mapped=False)
-        memory = plane.segments.map(extent.block.offset, extent.nbytes, is_shared=True, is_full=True)
+        memory = map_shared(plane.segments, extent.block.offset, extent.nbytes, is_full=True)
         memory.on_gone = _Hold(extent)
         self._is_fresh = extent.is_fresh
         self._array: Any = np.ndarray(shape, dtype, memory, order=order)

@@ -23,6 +23,7 @@ LATE_IMPORTS = {
     "pickletools",
     "objproxy.timeline",
     "tempfile",
+    "traceback",
     "resource",
     "random",
     "numpy.random",

@@ -31,6 +31,16 @@ _MAX_LOOKS = 64
 _SMALL = 1 << 20
 
 
+_FREE_SOME = (
+    "Free memory, send less at a time (a smaller chunksize or buffersize), or share one array with SharedArray; "
+    "in a container, give it more memory (--memory, --shm-size)."
+)
+_FILE_LIMIT = "No file of this process may be larger (ulimit -f, RLIMIT_FSIZE), and a segment is a file: raise that limit."
+_NO_ADDRESSES = (
+    "This process may map no more memory (ulimit -v, RLIMIT_AS, or vm.max_map_count): raise that limit, or send less at a time."
+)
+
+
 class Block:
     """One segment: where it is, how much of it has memory, who has it."""
 
@@ -125,9 +135,11 @@ class Arena:
         Raises
         ------
         SharedMemoryFullError
-            There is not enough memory, or it would be more than the limit.
+            There is not enough memory, or it would be more than the limit; or no segment may be so large.
         """
-        capacity = _size_class(nbytes)
+        if nbytes > self.segments.largest:
+            raise full(nbytes, self.segments.largest, _FILE_LIMIT)
+        capacity = min(_size_class(nbytes), self.segments.largest)
         with self._lock:
             self._collect(_MAX_LOOKS)
             free = self._free.get(capacity)
@@ -139,7 +151,7 @@ class Arena:
                 if block.filled < nbytes:
                     self._fill(block, nbytes)
                 if is_mapped and block.mapping is None:
-                    block.mapping = self.segments.map(block.offset, capacity, is_shared=True, is_full=block.filled == capacity)
+                    block.mapping = map_shared(self.segments, block.offset, capacity, is_full=block.filled == capacity)
             except BaseException:
                 self._put_back(block)
                 raise
@@ -248,6 +260,22 @@ class Arena:
         block.filled = 0
 
 
+def map_shared(segments: Segments, offset: int, nbytes: int, *, is_full: bool) -> Mapping:
+    """Map a segment for writing.
+
+    Raises
+    ------
+    SharedMemoryFullError
+        This process may map no more memory.
+    """
+    try:
+        return segments.map(offset, nbytes, is_shared=True, is_full=is_full)
+    except OSError as exc:
+        if exc.errno == errno.ENOMEM:
+            raise full(nbytes, 0, _NO_ADDRESSES) from exc
+        raise
+
+
 def _size_class(nbytes: int) -> int:
     """Round up to an eighth of a power of two, and to whole pages."""
     step = max(PAGE, (1 << (nbytes - 1).bit_length()) // 16)
@@ -256,14 +284,12 @@ def _size_class(nbytes: int) -> int:
 
 def raise_if_full(error: OSError, need: int, segments: Segments) -> None:
     """Raise the error that says so, if a system has refused memory; a lack of descriptors is another thing."""
+    if error.errno == errno.EFBIG:
+        raise full(need, segments.largest, _FILE_LIMIT) from error
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         raise full(need, segments.free_bytes() or 0) from error
 
 
-def full(need: int, free: int) -> SharedMemoryFullError:
+def full(need: int, free: int, hint: str = _FREE_SOME) -> SharedMemoryFullError:
     """Return the error for a system that has no room for a segment."""
-    hint = (
-        "Free memory, send less at a time (a smaller chunksize or buffersize), or share one array with SharedArray; "
-        "in a container, give it more memory (--memory, --shm-size)."
-    )
     return SharedMemoryFullError(need, free, hint)

@@ -24,7 +24,7 @@ import time
 from typing import Any, NamedTuple
 
 from objproxy._worker import descriptors, natives, platform, wire
-from objproxy._worker.segments import map_file
+from objproxy._worker.segments import find_folder, map_file
 from objproxy.errors import SharedMemoryFullError
 
 NBYTES = 1 << 17
@@ -38,6 +38,11 @@ N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 # bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled;
 # when that had ended, in nanoseconds of the monotonic clock, which is one for all processes of a machine.
 SEQ, LANE, BASE, COUNT, USED, MARK, LIMIT, UNPICKLING, BEGAN = range(9)
+
+
+_FILE_LIMIT = (
+    "A worker's journal is a file, and no file of this process may be so large (ulimit -f, RLIMIT_FSIZE): raise that limit."
+)
 
 
 class Segment(NamedTuple):
@@ -57,13 +62,32 @@ def create() -> int:
 
     Anonymous where the platform has it (Linux), else a temporary file whose name is removed at once.
     """
-    if platform.has_memory_files():
-        return descriptors.make_memory_file("objproxy-journal", NBYTES)
+    try:
+        return _make_anonymous() if platform.has_memory_files() else _make_in_folder()
+    except OSError as exc:
+        if exc.errno == errno.EFBIG:
+            raise SharedMemoryFullError(NBYTES, 0, _FILE_LIMIT) from exc
+        raise
 
+
+def _make_anonymous() -> int:
+    try:
+        return descriptors.make_memory_file("objproxy-journal", NBYTES)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSYS, errno.EPERM, errno.EACCES):  # anonymous files are not allowed here
+            return _make_in_folder()
+        raise
+
+
+def _make_in_folder() -> int:
     import shutil  # slow to load, and not needed where memory can be anonymous
     import tempfile
 
-    fd, path = tempfile.mkstemp(prefix="objproxy-journal-")
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # no usual folder can be written
+        folder = find_folder()
+    fd, path = tempfile.mkstemp(prefix="objproxy-journal-", dir=folder)
     os.unlink(path)
     fd = descriptors.move_above_standard(fd)
     try:
@@ -72,7 +96,6 @@ def create() -> int:
     except OSError as exc:
         natives.close(fd)
         if exc.errno == errno.ENOSPC:
-            folder = tempfile.gettempdir()
             free, hint = (
                 shutil.disk_usage(folder).free,
                 f"It is for a worker's journal; free some space in {folder}, or set TMPDIR.",

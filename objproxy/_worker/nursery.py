@@ -10,6 +10,9 @@ nurseries, and always has one ready. The *nursery of a pool* is forked from the 
                              ├─ fork ──> nursery of pool B ── fork (and exec with "spawn") ──> worker 0, ...
                              └─ fork ──> spare, for the next pool: a fresh one, or that of a pool that was closed
 
+The nursery of a pool takes over the state of the program as it is when the pool is made (`process_state`). It and its workers
+have the program's standard streams for as long as the pool lives. The root, and what waits for the next pool, have /dev/null.
+
 The nursery of a pool that was closed is kept for a few seconds, as the spare, if its class took time to load. So a program that
 makes many short pools of one class loads it once. It serves a pool with the same settings only (``nurseries.open_nursery``).
 
@@ -23,6 +26,7 @@ Why a process between the program and its workers:
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import fcntl
@@ -36,7 +40,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from objproxy._worker import hubs, lineage, natives, platform
+from objproxy._worker import hubs, lineage, natives, platform, process_state
 from objproxy._worker.descriptors import (
     StreamSocket,
     fill_standard_streams,
@@ -132,7 +136,7 @@ class Nursery:
         for fd in (self._control.fileno(), self._wake_read, self._owner_watch):
             if fd is not None:
                 self._poll.register(fd, hubs.READABLE)
-        while True:
+        while not self._is_done():
             ready = {fd for fd, _ in self._poll.poll(self._prepare())}
             if self._owner_watch in ready or not (ready or platform.is_process_alive(self._owner_pid)):
                 break
@@ -144,6 +148,10 @@ class Nursery:
             if not ready:
                 self._use_quiet_time()
 
+    def _is_done(self) -> bool:
+        """Return whether it ends by itself."""
+        return False
+
     def _prepare(self) -> float | None:
         """Do what is to be done before the next request; return how long to wait for it, in milliseconds."""
         return None if self._owner_watch is not None else _OWNER_CHECK_SECONDS * 1000
@@ -152,6 +160,7 @@ class Nursery:
         """Do what can wait until nobody waits for it."""
 
     def _install_signals(self) -> None:
+        process_state.unblock_own_signals()
         for number in (signal.SIGINT, platform.STACK_SIGNAL):  # a worker that is not up yet shall live
             natives.set_handler(number, signal.SIG_IGN)
         natives.set_handler(signal.SIGTERM, signal.SIG_DFL)
@@ -178,12 +187,17 @@ class Nursery:
         self._control = StreamSocket(fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, 3))
         self._poll.register(self._control, hubs.READABLE)
 
-    def _on_configure(self, settings: dict[str, Any]) -> None:
-        """Take the program's environment over and load what the pool's class needs; one that was kept has done so."""
+    def _on_configure(self, settings: dict[str, Any], streams: tuple[int, ...], *fds: int) -> None:
+        """Take the program's state over and load what the pool's class needs; one that was kept has done so.
+
+        `fds` are the program's standard streams with the numbers `streams`.
+        """
         self._tell(("born", 0, 0, os.getpid()))
+        process_state.take_streams(streams, fds)
         if self._load_seconds is not None:
             self._must_exec = self._times != _file_times(self._times)  # they were edited: workers load them anew
             return
+        process_state.take_over(settings["changes"])
         self._interpreter = settings["executable"]
         _change_environment(settings["environ"])
         sys.path[:] = settings["path"]
@@ -203,12 +217,14 @@ class Nursery:
         if _load(preload, modules):
             self._load_seconds = time.monotonic() - began
             self._times = _file_times(_own_files(sys.modules.keys() - before))
+        process_state.flush_streams()  # what modules have printed
 
     def _on_rest(self) -> None:
         """End every worker that is left; say whether this nursery is worth keeping for another pool."""
         self._end_workers()
         self._children.clear()
         self._pids.clear()
+        process_state.drop_streams()
         is_worth = self._load_seconds is not None and self._load_seconds >= _WORTH_KEEPING_SECONDS
         # Where nothing can be started, workers could not load edited files anew.
         self._tell(("resting", 0, 0, is_worth and not self._must_exec and self._interpreter is not None))
@@ -297,6 +313,9 @@ class Nursery:
             # A nursery of a pool sees the end of its own channel, or of the owner, as this one did.
             natives.waitpid(pid, 0)
 
+    def tell_failure(self) -> None:
+        """Tell of the exception that is being handled where the error stream is not the program's."""
+
     def end_imports(self) -> None:
         """End what the modules of the user's class have made when they were imported here, once for all workers."""
         from objproxy._worker.leaving import end_imports
@@ -319,9 +338,15 @@ class Root(Nursery):
         self._spare_key: Any = None  # of the only pools that a spare can serve which has been a pool's before
         self._kept_until = 0.0
         self._is_complete = False
+        self._is_retired = False
         self._segments_prefix = ""
 
+    def _is_done(self) -> bool:
+        return self._is_retired and not self._children
+
     def _prepare(self) -> float | None:
+        if self._is_retired:
+            return super()._prepare()
         if self._spare is None:
             self._fork_spare()
         if self._spare_key is not None:
@@ -352,6 +377,8 @@ class Root(Nursery):
             self._is_complete = True
             with contextlib.suppress(ImportError):
                 import objproxy._worker.code_pickler  # noqa: F401
+            import resource  # noqa: F401  (limits that the program changes are set with it)
+
             gc.freeze()  # as in run_root
             self._drop_spare()
 
@@ -384,9 +411,24 @@ class Root(Nursery):
         if pid in self._children:
             _signal_group(pid, signal.SIGKILL)
 
+    def _on_retire(self) -> None:
+        """Make no more nurseries, since another root does; end with the last of those that serve pools."""
+        self._is_retired = True
+        self._drop_spare()
+        self._segments_prefix = ""
+
     def _on_entrust(self, prefix: str) -> None:
         """Remember what has to be removed when the program has ended."""
         self._segments_prefix = prefix
+
+    def tell_failure(self) -> None:
+        """Tell the program, which looks for it when it cannot reach this process any more."""
+        import traceback  # slow to load, and needed only here
+
+        with contextlib.suppress(OSError):
+            self._control.shutdown(_socket.SHUT_RD)  # first: a request that is sent later shall fail
+        self._tell(("failed", traceback.format_exc()))
+        self._control.close()  # with requests that were not read; this process waits for the nurseries that it has made
 
     def end_imports(self) -> None:
         """Do nothing: it imports nothing of the user's."""
@@ -466,6 +508,9 @@ def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) 
             nursery = kind(control, owner_pid)
             try:
                 nursery.serve()
+            except BaseException:
+                nursery.tell_failure()
+                raise
             finally:  # also after a defect: what was started here does not stay
                 nursery.end_all()
                 nursery.end_imports()
@@ -485,6 +530,8 @@ def run_root(control_fd: int, owner_pid: int, tells: bool = False) -> None:
     # The collector of a forked worker would otherwise touch, and so copy, every page that it shares with this process.
     gc.freeze()
     gc.enable()
+    fill_standard_streams()
+    process_state.drop_streams()  # whatever has gone wrong so far is told there
     if tells:
         with StreamSocket(os.dup(control_fd)) as control, contextlib.suppress(OSError):  # the program is gone
             send_message(control, ("root", os.getpid()))

@@ -40,6 +40,8 @@ INLINE_MAX = 96 << 10
 #: A piece of a pickle that is larger was one object: picklers write frames of 64 KiB and little more.
 _ONE_OBJECT = 1 << 17
 
+# What is larger than a segment may be (where the size of files is limited) stays in the pickle too.
+
 #: More buffers than this stay in the pickle: each has a slot in a table.
 MAX_BUFFERS = 4096
 
@@ -182,7 +184,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
 
     def is_small(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if arena is None or raw.nbytes <= INLINE_MAX or len(buffers) == MAX_BUFFERS:
+        if arena is None or not INLINE_MAX < raw.nbytes <= arena.segments.largest or len(buffers) == MAX_BUFFERS:
             return True
         buffers.append(raw)
         return False
@@ -193,7 +195,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         stream = b"".join(written)
         large: list[tuple[Any, int]] = []
     else:
-        stream, large = _split(written)
+        stream, large = _split(written, arena.segments.largest)
     if not by_value and b"__main__" in stream:
         return None
     if arena is None or not (buffers or large or packing.shared or len(stream) > INLINE_MAX):
@@ -201,7 +203,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
     return make_parcel(stream, large, buffers, packing.shared, arena)
 
 
-def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
+def _split(written: list[Any], largest: int) -> tuple[bytes, list[tuple[Any, int]]]:
     """Return the pickler's own words, and the bytes of large single objects with their positions in them."""
     if len(written) == 1:
         return written[0], []
@@ -210,7 +212,7 @@ def _split(written: list[Any]) -> tuple[bytes, list[tuple[Any, int]]]:
     position = 0
     for piece in written:
         nbytes = memoryview(piece).nbytes
-        if nbytes > _ONE_OBJECT and len(large) < MAX_BUFFERS:
+        if _ONE_OBJECT < nbytes <= largest and len(large) < MAX_BUFFERS:
             large.append((piece, position))
         else:
             words.append(piece)
@@ -224,7 +226,7 @@ def make_parcel(
     """Copy everything large into segments."""
     pieces = [_fill(arena, raw, BESIDE) for raw in buffers]
     pieces += [_fill(arena, piece, position) for piece, position in large]
-    if len(stream) > INLINE_MAX and not large:
+    if INLINE_MAX < len(stream) <= arena.segments.largest and not large:
         pieces.append(_fill(arena, stream, WHOLE))
         stream = b""
     return Parcel(stream, pieces, tuple(shared))

@@ -8,7 +8,8 @@ not the business of this file (`arena`, `loans`).
   however many segments it has, a segment costs nothing before it is filled, and the kernel frees everything with the last
   process.
 - `NamedSegments` (elsewhere, or with OBJPROXY_PORTABLE=1): each segment is a file with a name made of its offset. Names survive
-  their program, so the root nursery removes them when the program has ended, and the next program those that were missed.
+  their program, so the root nursery removes them when the program has ended, and the next program those that were missed. It
+  also serves where no file may be so large (``ulimit -f``), or where anonymous files are not allowed.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Segments(Protocol):
     fd: int | None
     prefix: str
     is_inherited: bool
+
+    @property
+    def largest(self) -> int:
+        """The most bytes that one segment may have; whole pages."""
+        ...
 
     def make(self, offset: int, nbytes: int) -> None:
         """Make a segment, without memory yet."""
@@ -242,6 +248,7 @@ class MemorySegments:
     """
 
     prefix = ""
+    largest = RANGE  # of addresses; it has no memory that it does not use
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
@@ -310,7 +317,15 @@ class NamedSegments:
     def __init__(self, prefix: str = "") -> None:
         self.is_inherited = False
         _spaces.add(self)
-        self.prefix = prefix or f"{_folder()}/objproxy-{os.getpid()}-{_pid_namespace()}-{os.urandom(8).hex()}-"
+        self.prefix = prefix or f"{find_folder()}/objproxy-{os.getpid()}-{_pid_namespace()}-{os.urandom(8).hex()}-"
+
+    @property
+    def largest(self) -> int:
+        """The most bytes that a segment may have, which is a file: what ``ulimit -f`` says now, in whole pages."""
+        import resource  # not needed when a program starts
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        return RANGE if limit == resource.RLIM_INFINITY else min(limit // PAGE * PAGE, RANGE)
 
     def _path(self, offset: int) -> str:
         return f"{self.prefix}{offset:016x}"
@@ -380,7 +395,7 @@ class NamedSegments:
     def free_bytes(self) -> int | None:
         """Return what both the memory and the folder's file system have room for."""
         available = platform.available_bytes()
-        state = os.statvfs(_folder())
+        state = os.statvfs(os.path.dirname(self.prefix))
         in_folder = state.f_bavail * state.f_frsize
         return in_folder if available is None else min(available, in_folder)
 
@@ -390,13 +405,26 @@ class NamedSegments:
             remove_files(self.prefix)
 
 
-def _folder() -> str:
+def find_folder() -> str:
+    """Return the folder for files that are shared memory.
+
+    Raises
+    ------
+    OSError
+        There is none that this process may write to.
+    """
     memory = "/dev/shm"
     if os.path.isdir(memory) and os.access(memory, os.W_OK):
         return memory
     import tempfile  # slow to load, and seldom needed
 
-    return tempfile.gettempdir()
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as exc:
+        text = (
+            f"there is no folder for shared memory: {memory} cannot be written, and {exc.strerror}; set TMPDIR to one that can"
+        )
+        raise OSError(errno.EROFS, text) from exc
 
 
 def _files(prefix: str) -> list[str]:
@@ -422,7 +450,7 @@ def _pid_namespace() -> str:
 def sweep() -> None:
     """Remove the segments of programs that have ended and could not do it; only this user's own, of this namespace of pids."""
     here = _pid_namespace()
-    for path in _files(f"{_folder()}/objproxy-"):
+    for path in _files(f"{find_folder()}/objproxy-"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid, namespace = os.path.basename(path).split("-")[1:3]
             if namespace == here and os.stat(path).st_uid == os.getuid() and not platform.is_process_alive(int(pid)):
@@ -431,9 +459,15 @@ def sweep() -> None:
 
 def open_segments(fd: int | None = None, prefix: str = "") -> Segments:
     """Open the space of shared memory that this program, or its owner, has; without arguments make a new one."""
-    if prefix or (fd is None and not platform.has_memory_files()):
-        return NamedSegments(prefix)
-    return MemorySegments(fd)
+    if fd is not None:
+        return MemorySegments(fd)
+    if not prefix and platform.has_memory_files():
+        try:
+            return MemorySegments()
+        except OSError as exc:  # the size of files is limited, or anonymous ones are not allowed here
+            if exc.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+    return NamedSegments(prefix)
 
 
 #: Every space that this process has opened.

@@ -9,9 +9,10 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 from typing import Any
 
-from objproxy._worker import natives
+from objproxy._worker import natives, process_state
 from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.launching import Interpreter
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
@@ -65,9 +66,9 @@ class PoolNursery:
         """Return the descriptor on which its notices arrive."""
         return self._control.fileno()
 
-    def configure(self, settings: dict[str, Any]) -> None:
-        """Hand the program's environment over, and the class to load; nobody waits for it."""
-        send_message(self._control, ("configure", settings))
+    def configure(self, settings: dict[str, Any], streams: tuple[int, ...]) -> None:
+        """Hand over the program's state, its streams for output and the class to load, without waiting for an answer."""
+        send_message(self._control, ("configure", settings, streams), streams)
 
     def receive(self) -> Any:
         """Return the next message.
@@ -163,13 +164,25 @@ def open_nursery(settings: dict[str, Any]) -> PoolNursery:
     Parameters
     ----------
     settings : dict
-        ``start_method``, ``environ``, ``path``, ``argv``, ``cwd``, ``executable``, ``preload`` (pickled class or None) and
-        ``modules``.
+        ``start_method``, ``environ``, ``path``, ``argv``, ``cwd``, ``executable``, ``preload`` (pickled class or None),
+        ``modules`` and ``state`` (a `ProcessState`).
     """
-    # Two pools with the same settings load the same, so that one nursery can serve them, one after the other.
-    key = None if settings["preload"] is None else hash(pickle.dumps(settings, 5))
-    nursery = _make_nursery(settings["start_method"], key)
-    nursery.configure(settings)
+    changes: dict[str, Any] = {}
+    streams: tuple[int, ...] = ()
+    if settings["start_method"] == "fork":
+        nursery = _make_nursery("fork", None)
+    else:
+        number = _root.suit(settings["state"])
+        # Two pools with the same settings load the same, so that one nursery can serve them, one after the other.
+        key = None if settings["preload"] is None else (number, hash(pickle.dumps(settings, 5)))
+        nursery = _make_nursery(settings["start_method"], key)
+        changes = _root.changes_to(settings["state"])
+        streams = process_state.open_streams()
+    try:
+        nursery.configure({**settings, "state": None, "changes": changes}, streams)
+    except BaseException:
+        nursery.close()
+        raise
     return nursery
 
 
@@ -205,6 +218,26 @@ class _Root:
         self._refusal: str | None = None  # why that application is not started any more
         self._entrusted = ""
         self._kept_key: Any = None  # of the nursery that the root keeps
+        self._n_starts = 0
+        self._began: tuple[process_state.ProcessState, process_state.Origin] | None = None  # the program at its start
+        # Roots of a program that has changed since; each ends with its last nursery.
+        self._retired: list[tuple[StreamSocket, subprocess.Popen[bytes] | ForkedProcess]] = []
+
+    def suit(self, state: process_state.ProcessState) -> int:
+        """See that the root's nurseries can become what the program is, with `state`; return the number of the root."""
+        origin = process_state.read_origin()
+        with self._lock:
+            self._reap_retired()
+            if self._began is not None and (origin != self._began[1] or state.may_be_refused(self._began[0])):
+                self._retire()
+            if self._began is None:
+                self._start_again()
+            return self._n_starts
+
+    def changes_to(self, state: process_state.ProcessState) -> dict[str, Any]:
+        """Return what a nursery has to change to take `state` over."""
+        began = self._began
+        return state._asdict() if began is None else state.changes_since(began[0])
 
     def ask_for_nursery(self, theirs: StreamSocket) -> None:
         """Have a nursery forked that serves `theirs`."""
@@ -218,7 +251,7 @@ class _Root:
     def keep(self, control: StreamSocket, key: Any) -> None:
         """Keep a nursery that has no pool any more, for a while; it ends when its channel is closed."""
         with self._lock, contextlib.suppress(OSError):
-            if self._control is not None:
+            if self._control is not None and key[0] == self._n_starts:
                 send_message(self._control, ("keep", key), (control.fileno(),))
                 self._kept_key = key
 
@@ -274,6 +307,8 @@ class _Root:
         ours.settimeout(_ROOT_SECONDS)
         self._control = ours
         self._awaited = interpreter if interpreter is not None and interpreter.is_frozen else None
+        self._n_starts += 1
+        self._began = process_state.read_state(), process_state.read_origin()  # while it starts
         if self._entrusted:
             send_message(ours, ("entrust", self._entrusted))
 
@@ -292,29 +327,65 @@ class _Root:
         self._start()
 
     def kill_nursery(self, pid: int) -> None:
-        """Have a nursery killed."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._control is not None:
-                send_message(self._control, ("kill", pid))
+        """Have a nursery killed, by the root that has made it."""
+        with self._lock:
+            for control in (self._control, *[control for control, _ in self._retired]):
+                with contextlib.suppress(OSError):
+                    if control is not None:
+                        send_message(control, ("kill", pid))
+
+    def _retire(self) -> None:
+        """Have the root end with its last nursery; the next one is started by the program as it is now."""
+        assert self._control is not None
+        assert self._process is not None
+        with contextlib.suppress(OSError):  # it is gone
+            send_message(self._control, ("retire",))
+        self._retired.append((self._control, self._process))
+        self._control = self._process = self._began = self._kept_key = None
+
+    def _reap_retired(self) -> None:
+        for control, process in self._retired[:]:
+            if process.poll() is not None:
+                control.close()
+                self._retired.remove((control, process))
+
+    def _start_again(self) -> None:
+        try:
+            self._start()
+        except OSError as exc:
+            if self._retired:
+                exc.add_note(
+                    "The program has other rights, or another root directory, than when its first pool was made. So a new "
+                    "interpreter is started for its workers. start_method='fork' needs none."
+                )
+            raise
 
     def _stop(self) -> None:
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
+        if self._control is not None and self._process is not None:
             if self._awaited is not None:  # the application may have started others
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
+            elif _show_failure(self._control):
+                self._retired.append((self._control, self._process))  # it waits for the nurseries that it has made
+                self._control = self._process = None
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._control = self._process = self._awaited = None
+        self._control = self._process = self._awaited = self._began = self._kept_key = None
 
     def abandon(self) -> None:
         """Forget the root in a forked child: it belongs to the parent."""
         if self._control is not None:
             self._control.close()
-        if self._process is not None:
-            self._process.returncode = 0  # not ours to wait for; without this its finaliser would complain
-        self._control = self._process = self._awaited = None
+        for control, _ in self._retired:
+            control.close()
+        for process in (self._process, *[process for _, process in self._retired]):
+            if process is not None:
+                process.returncode = 0  # not ours to wait for; without this its finaliser would complain
+        self._control = self._process = self._awaited = self._began = None
+        self._retired = []
         self._entrusted = ""
         self._kept_key = None
         self._lock = natives.Lock()
@@ -342,6 +413,18 @@ def find_executable(start_method: str) -> Interpreter | None:
 def is_root_forked() -> bool:
     """Return whether processes can only be forks of this program, which is not for one with a CUDA context."""
     return _root.find_interpreter() is None
+
+
+def _show_failure(control: StreamSocket) -> bool:
+    """Write to the error stream what a root that has failed has told; return whether it has."""
+    with contextlib.suppress(OSError):
+        control.settimeout(0)
+        received = receive_message(control)
+        if received is not None:
+            with contextlib.suppress(AttributeError, ValueError, OSError):  # there is no error stream, or it is closed
+                sys.stderr.write(f"The process that makes nurseries has failed; another one is started.\n{received[0][1]}")
+            return True
+    return False
 
 
 def warm_up() -> None:

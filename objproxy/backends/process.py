@@ -34,7 +34,7 @@ from typing import Any
 from objproxy._engine import failures
 from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
-from objproxy._worker import natives, platform, wire
+from objproxy._worker import natives, platform, process_state, wire
 from objproxy._worker.arena import Arena
 from objproxy._worker.boot import Ready
 from objproxy._worker.descriptors import make_pipe, make_socket_pair
@@ -100,6 +100,7 @@ class ProcessBackend:
             "cwd": working_directory(),
             "executable": find_executable(start_method),  # this also starts the root, while the class is being pickled
             "modules": list(context.modules),
+            "state": process_state.read_state() if start_method != "fork" else None,
         }
         self._preload = context.preload
         self._argument_modules = context.argument_modules

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from objproxy.dashboard import frames
 from objproxy.dashboard.control import check_installed, check_ports, make_url
 
 
@@ -82,8 +83,12 @@ def _serve_for_owner(ports: str, owner: str) -> None:
     """Serve for a program that has started this process: it is told in one line of JSON how that went."""
     from objproxy.dashboard.server import serve
 
+    def on_ready(port: int, url: str) -> None:
+        _say(json.dumps({"port": port, "url": url}))
+        frames.drop_streams()
+
     try:
-        serve(json.loads(ports), int(owner), lambda port, url: _say(json.dumps({"port": port, "url": url})))
+        serve(json.loads(ports), int(owner), on_ready)
     except OSError as exc:
         _say(json.dumps({"error": str(exc)}))
 

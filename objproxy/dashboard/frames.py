@@ -15,6 +15,7 @@ import socket
 import stat
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ MAX_FRAME = 1 << 20
 
 #: What a Unix socket's name may have, with the zero at its end: 108 bytes on Linux, 104 elsewhere.
 _MAX_PATH = 103
+
+#: Where Linux has the open files of a process under short names.
+_OPEN_FILES = "/proc/self/fd"
 
 #: Where systems with logind have the runtime directories of users.
 _RUN_USER = "/run/user"
@@ -36,12 +40,30 @@ def socket_path(port: int) -> Path:
     Raises
     ------
     OSError
-        The directory is not this user's alone; or its name is too long for a socket.
+        The directory is not this user's alone, or cannot be made.
     """
-    path = _private_directory() / f"dashboard-{port}.sock"
-    if len(os.fsencode(path)) > _MAX_PATH:
+    return _private_directory() / f"dashboard-{port}.sock"
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """Yield a name of a socket that the system can take: through an open directory where its own name is too long.
+
+    Raises
+    ------
+    OSError
+        The name is too long, and there is no /proc.
+    """
+    if len(os.fsencode(path)) <= _MAX_PATH:
+        yield str(path)
+        return
+    if not os.path.isdir(_OPEN_FILES):
         raise OSError(f"{path} is too long a name for a socket; set XDG_RUNTIME_DIR or TMPDIR to a shorter directory")
-    return path
+    directory = move_above_standard(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    try:
+        yield f"{_OPEN_FILES}/{directory}/{path.name}"
+    finally:
+        os.close(directory)
 
 
 def _private_directory() -> Path:
@@ -52,11 +74,30 @@ def _private_directory() -> Path:
     if os.path.isabs(runtime) and _is_own_directory(runtime, uid):
         path = Path(runtime) / "objproxy"
     else:
-        path = Path(tempfile.gettempdir()) / f"objproxy-{uid}"
-    with contextlib.suppress(FileExistsError):
+        path = _temporary_directory() / f"objproxy-{uid}"
+    try:
         os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise _no_directory(f"{path} cannot be made ({exc.strerror})") from exc
     _check_private(path, uid)
     return path
+
+
+def _temporary_directory() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as exc:
+        raise _no_directory(str(exc.strerror)) from exc
+
+
+def _no_directory(cause: str) -> OSError:
+    """Return the error that says why there is no directory; without a number, since it stands for any port."""
+    return OSError(
+        f"the dashboard has no directory for the socket of its programs: {cause}; set XDG_RUNTIME_DIR or TMPDIR to a directory "
+        "of yours that can be written"
+    )
 
 
 def _is_own_directory(path: str, uid: int) -> bool:
@@ -98,6 +139,14 @@ def move_above_standard(fd: int) -> int:
         os.close(fd)
 
 
+def drop_streams() -> None:
+    """Put /dev/null in the place of the streams for output: a program that closes its own shall be the last to have them."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for number in (1, 2):
+        os.dup2(null, number)
+    os.close(null)
+
+
 def connect(port: int, timeout: float) -> socket.socket:
     """Connect to the dashboard on a port; every wait for it takes at most `timeout` seconds.
 
@@ -109,7 +158,8 @@ def connect(port: int, timeout: float) -> socket.socket:
     connection = socket.socket(fileno=move_above_standard(socket.socket(socket.AF_UNIX).detach()))
     try:
         connection.settimeout(timeout)
-        connection.connect(str(socket_path(port)))
+        with short_name(socket_path(port)) as name:
+            connection.connect(name)
         if not is_same_user(connection):
             raise PermissionError(f"the dashboard on port {port} belongs to another user")
     except (FileNotFoundError, ConnectionRefusedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -45,6 +46,9 @@ _HEARTBEAT_SECONDS = 5.0
 
 _MAX_VIEWERS = 32
 
+#: Another port may do: it is taken, or only for the system's own programs.
+_OF_ONE_PORT = (errno.EADDRINUSE, errno.EACCES)
+
 #: Bytes of a request. All programs on this address share its cookies: a browser keeps 180 of 4 kB.
 _MAX_HEADERS = 1 << 20
 
@@ -63,7 +67,7 @@ def bind(ports: Iterable[int]) -> tuple[socket.socket, socket.socket, Path]:
     Raises
     ------
     OSError
-        No port is free.
+        No port is free; or what goes wrong does so with every port.
     """
     tried = []
     for port in ports:
@@ -77,8 +81,8 @@ def bind(ports: Iterable[int]) -> tuple[socket.socket, socket.socket, Path]:
             inlet = _bind_inlet(path)
         except OSError as exc:
             listener.close()
-            if isinstance(exc, PermissionError) and exc.errno is None:
-                raise  # of the directory, which is the same for every port
+            if exc.errno not in _OF_ONE_PORT:
+                raise
             continue
         return listener, inlet, path
     which = f"port {tried[0]}" if len(tried) == 1 else f"any of the {len(tried)} ports {tried[0]} to {tried[-1]}"
@@ -89,12 +93,16 @@ def _bind_inlet(path: Path) -> socket.socket:
     """Bind the socket of the programs; what an earlier dashboard left there is removed, one that answers is left alone."""
     inlet = socket.socket(socket.AF_UNIX)
     try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(str(path)) == 0:
-                raise OSError(f"{path} is in use")
-        path.unlink(missing_ok=True)
-        inlet.bind(str(path))
+        with frames.short_name(path) as name:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(name) == 0:
+                    raise OSError(errno.EADDRINUSE, f"{path} is in use")
+            path.unlink(missing_ok=True)
+            inlet.bind(name)
         inlet.listen()
+    except PermissionError as exc:
+        inlet.close()
+        raise OSError(f"the dashboard may make no socket {path} ({exc.strerror})") from exc
     except BaseException:
         inlet.close()
         raise

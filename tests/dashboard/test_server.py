@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -308,3 +312,42 @@ def _is_let_in(client: Client) -> bool:
         return bool(client.look())
     except AssertionError:
         return False
+
+
+@pytest.fixture
+def long_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    return deep
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has short names for what is open")
+def test_a_name_that_is_too_long_for_a_socket_is_made_shorter(long_directory: Path) -> None:
+    """Issue 14: the dashboard said that no port was free."""
+    listener, inlet, path = bind([0])
+    with listener, inlet:
+        assert path.parent.parent == long_directory
+        assert path.exists()
+        frames.connect(listener.getsockname()[1], 5.0).close()
+
+
+def test_a_name_that_is_too_long_for_a_socket_is_told(long_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_OPEN_FILES", str(long_directory / "nothing"))
+    with pytest.raises(OSError, match="too long a name for a socket; set XDG_RUNTIME_DIR or TMPDIR"):
+        bind([0])
+
+
+def test_a_directory_that_cannot_be_made_is_no_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue 14: on a read-only system the dashboard said that no port was free."""
+
+    def refuse(_path: object, _mode: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(OSError, match=r"no directory for the socket .* cannot be made \(Read-only file system\); set XDG_"):
+        bind([0])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: refuse("", 0))
+    with pytest.raises(OSError, match="Read-only file system"):
+        bind([0])
