@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import sys
@@ -19,6 +18,7 @@ from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.handling import describe
+from objproxy.loggers import find_levels
 from objproxy.signatures import ClassInfo
 
 _N_SEED_WORDS = 8
@@ -213,7 +213,7 @@ class PoolRecipe:
             n_threads=self._n_threads,
             entropy=self.entropy,
             seed_words=self._seed_words(worker_id, generation),
-            log_levels=_log_levels(),
+            log_levels=find_levels(),
             factory=self.factory if with_pickles else b"",
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
@@ -248,12 +248,3 @@ def _pack(pack: Callable[[Any], Any], name: str, value: Any, what: str) -> Any:
         raise
     except Exception as exc:
         raise ArgumentPickleError(name, find_culprit(value, what), describe(exc)) from exc
-
-
-def _log_levels() -> dict[str, int]:
-    """Return the levels that were set in this process."""
-    levels = {"": logging.root.level}
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET:
-            levels[name] = logger.level
-    return levels
