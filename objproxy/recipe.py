@@ -14,6 +14,7 @@ from objproxy._pickled_modules import find_modules
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
+from objproxy._worker.heritage import find_heritage
 from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
@@ -89,7 +90,8 @@ class PoolRecipe:
     @property
     def modules(self) -> list[str]:
         """Modules that every worker will load."""
-        return ["numpy.random"] if self._has_seed else []
+        inherited = [] if find_heritage() is None else ["multiprocessing.process"]
+        return [*inherited, "numpy.random"] if self._has_seed else inherited
 
     def argument_modules(self) -> list[str]:
         """Return the modules that the constructor's arguments need, as far as it is told by the names in them."""
@@ -218,6 +220,7 @@ class PoolRecipe:
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
             depth=self.depth,
+            heritage=find_heritage(),
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:

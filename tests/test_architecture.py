@@ -37,6 +37,7 @@ LATE_IMPORTS = {
     "cloudpickle",
     "psutil",
     "pdb",
+    "multiprocessing",
     "asyncio",
     "torch",
     "pynvml",

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from objproxy._worker import heritage
 from objproxy._worker.logger_class import is_special, reduce_logger
 
 #: Tokens of objects that were sent by value or have arrived, and the objects of tokens.
@@ -101,6 +102,8 @@ def _reduce_by_base(value: Any) -> Any:
         return kind, ()
     if is_special(kind):
         return reduce_logger(value)
+    if heritage.is_needed() and kind in (reducers := heritage.reducers()):
+        return reducers[kind](value)
     if issubclass(kind, _ALIVE):
         raise TypeError(f"cannot pickle {kind.__name__!r} object: a copy of it would have no thread")
     return NotImplemented

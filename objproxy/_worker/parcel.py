@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from objproxy._worker import segments
+from objproxy._worker import heritage, segments
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
@@ -250,7 +250,7 @@ def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mappi
 
 def custom_reducers(packing: Packing) -> dict[type, Callable[[Any], Any]]:
     """Return the custom reducers, by exact type: of arrays, and of what is shared."""
-    special: dict[type, Callable[[Any], Any]] = {}
+    special = heritage.reducers() if heritage.is_needed() else {}
     for kind, reducer in reducers.items():  # none before the first shared object is made
         special[kind] = functools.partial(_reduce_with, reducer, packing)
     array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
