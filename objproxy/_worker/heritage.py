@@ -77,7 +77,7 @@ def take_heritage(heritage: Heritage | None, name: str) -> None:
     from multiprocessing import process
 
     current = process.current_process()
-    current.authkey, current.name = heritage.authkey, name  # type: ignore[assignment]  # it makes its own type of it
+    current.authkey, current.name = heritage.authkey, name  # it makes its own type of the key
     _take_tracker(heritage.tracker)
 
 
