@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from objproxy._worker import heritage, segments
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
+from objproxy._worker.importable import names_unimportable
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.mutable import PLAIN
 from objproxy._worker.wire import Constant
@@ -125,7 +126,7 @@ def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
 
 
 def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes | Parcel:
-    """Pickle `value`, with its large buffers beside it; what lives in ``__main__``, and what has no name anywhere, by value.
+    """Pickle `value`, with its large buffers beside it; what no other process can import by name goes by value.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         large: list[tuple[Any, int]] = []
     else:
         stream, large = _split(written)
-    if not by_value and b"__main__" in stream:
+    if not by_value and names_unimportable(stream):
         return None
     if arena is None or not (buffers or large or packing.shared or len(stream) > INLINE_MAX):
         return stream
