@@ -1,13 +1,14 @@
 """Which modules another process can import by name. What lives in the others goes by value.
 
-Not importable are scripts (``__main__``, and ``__mp_main__`` in a process of `multiprocessing`), modules loaded from a path, modules
-made in memory, and those of import hooks that only this process has. That a module is in ``sys.modules`` says nothing. So the
-standard finders are asked, with the path of this process, which workers take over. They must find the same file: a file of the
-same name elsewhere on the path is another module.
+Not importable are scripts (``__main__``, and ``__mp_main__`` in a process of `multiprocessing`), modules loaded from a path,
+modules made in memory, and those of import hooks that only this process has. That a module is in ``sys.modules`` says nothing.
+So the standard finders are asked, with the path of this process, which workers take over. They must find the same file: a file
+of the same name elsewhere on the path is another module.
 
-A pickle that names a class is made first, and then looked at: does it name a module that cannot be imported? This is asked of each
-message, so the modules are judged once, when they are new. Most are told by their place in the installation, or in a package that
-can be imported; the finders are asked for the others. Then the names of the few that cannot be imported are looked for.
+A pickle that names a class is made first, and then looked at: does it name a module that cannot be imported? This is asked of
+each message, so the modules are judged once, when they are new. Most are told by their place in the installation, or in a
+package that can be imported; the finders are asked for the others. Then the names of the few that cannot be imported are looked
+for.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def _is_made_by_its_package(name: str, module: Any, origin: str | None) -> bool:
 
 
 def _has_finder(name: str) -> bool:
-    """Whether workers have a finder that is not a standard one and finds a module: its package installs it, or the installation."""
+    """Whether workers have an import hook that finds a module: its package installs the hook, or the installation does."""
     path = _folders_of(sys.modules.get(name.rpartition(".")[0])) if "." in name else None
     for finder in list(sys.meta_path):
         if finder not in _STANDARD and _ask(finder, name, path) is not None:

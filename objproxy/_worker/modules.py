@@ -1,10 +1,10 @@
 """Modules that go by value, and classes that a process may have loaded by itself.
 
-A module that no worker can import goes by value where code refers to it: by a global name, or by an import in a function. It is one
-object in a process, entered in ``sys.modules`` where it was entered at home. Each message that brings it sets its attributes.
+A module that no worker can import goes by value where code refers to it: by a global name, or by an import in a function. It is
+one object in a process, entered in ``sys.modules`` where it was so at home. Each message that brings it sets its attributes.
 
-A worker may also have loaded the same file itself, under the same name, or have the module because it was forked from the program.
-Then its own class is used, if it is the same: so objects of both are of one class.
+A worker may also have loaded the same file itself, under the same name, or have the module because it was forked from the
+program. Then its own class is used, if it is the same: so objects of both are of one class.
 """
 
 from __future__ import annotations
