@@ -23,7 +23,8 @@ import cloudpickle
 
 from objproxy._worker import fresh, importable
 from objproxy._worker.code_values import CachedFunction, direct_values, names_of_imports
-from objproxy._worker.modules import Home, find_own, home_of, imported_by, reduce_module, set_attributes
+from objproxy._worker.modules import Home, find_own, home_of, reduce_module, set_attributes
+from objproxy._worker.taken_along import imported_by
 
 Reduce = Callable[[Any], Any]
 

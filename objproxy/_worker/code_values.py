@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from objproxy._worker.modules import imported_by, reduce_module
+from objproxy._worker.taken_along import imported_by, is_known_by_name, state_of
 
 #: The type of a function with a cache, which has no public name.
 CachedFunction: Any = type(functools.lru_cache(lambda: None))
@@ -45,8 +45,8 @@ def named_values(code: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_function(code)
     elif isinstance(code, type):
         yield from _of_class(code)
-    elif isinstance(code, ModuleType) and (reduced := reduce_module(code)) is not None and len(reduced) == 3:
-        yield from ((f"attribute {name!r}", value) for name, value in reduced[2].items())
+    elif isinstance(code, ModuleType) and not is_known_by_name(code):
+        yield from ((f"attribute {name!r}", value) for name, value in state_of(code).items())
 
 
 def direct_values(code: Any) -> list[Any]:

@@ -13,12 +13,12 @@ for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import os
 import sys
 import weakref
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +38,8 @@ _STANDARD: tuple[Any, ...] = (
 )
 _COMPILED = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _SUFFIXES = (".py", ".pyc", *_COMPILED)
+
+_OWN_PACKAGE = __name__.partition(".")[0]
 
 #: Modules that an interpreter loads by itself, and which may install finders.
 _CUSTOMIZERS = ("sitecustomize", "usercustomize")
@@ -78,7 +80,10 @@ def names_unimportable(stream: bytes | bytearray) -> bool:
     if _STACK_GLOBAL not in stream:
         return False
     _look_again()
-    return any(mark in stream for mark in list(_looked.marks.values()))
+    for mark in list(_looked.marks.values()):  # noqa: SIM110  (a generator would cost as much as the search)
+        if mark in stream:
+            return True
+    return False
 
 
 def can_import(name: str) -> bool:
@@ -182,6 +187,8 @@ def _folders_of(package: Any) -> list[str]:
 
 def _judge(name: str, module: Any) -> bool:
     """Whether the module of a name in a worker would be this one."""
+    if name == _OWN_PACKAGE:
+        return True
     if isinstance(module, ModuleType) and module in arrived:
         return False
     origin = origin_of(module)
@@ -253,10 +260,10 @@ def _is_installed_at_start(module: str) -> bool:
     return any(module in text for text in _texts_read_at_start(entry for entry in sys.path if isinstance(entry, str)))
 
 
-def _texts_read_at_start(folders: Iterable[str]) -> Iterable[str]:
+def _texts_read_at_start(folders: Iterable[str]) -> Iterator[str]:
     for folder in folders:
-        for file in Path(folder or ".").glob("*.pth"):
-            try:
-                yield file.read_text(errors="replace")
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder or "."):
+                if name.endswith(".pth"):
+                    with open(os.path.join(folder, name), errors="replace") as file:
+                        yield file.read()

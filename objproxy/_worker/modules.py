@@ -17,10 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from objproxy._worker import fresh, importable
-
-#: Of this process; or pickled by others, who have their own.
-_LEFT_OUT = ("__builtins__", "__cached__", "__loader__", "__spec__")
-
+from objproxy._worker.taken_along import is_known_by_name, state_of
 
 #: Constants that look the same in each process.
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
@@ -85,11 +82,10 @@ def reduce_module(module: ModuleType) -> tuple[Any, ...] | None:
     name = module.__name__
     if name in importable.MAIN:
         return importlib.import_module, ("__main__",)
-    there = sys.modules.get(name)
-    if there is not None and importable.can_import(name) and importable.origin_of(there) == importable.origin_of(module):
+    if is_known_by_name(module):
         return None
-    state = {key: value for key, value in vars(module).items() if key not in _LEFT_OUT}
-    return _make_module, (fresh.token_of(module), name, importable.origin_of(module), there is module), state
+    there = sys.modules.get(name)
+    return _make_module, (fresh.token_of(module), name, importable.origin_of(module), there is module), state_of(module)
 
 
 def _make_module(token: str, name: str, origin: str | None, is_entered: bool) -> Any:
@@ -112,39 +108,3 @@ def set_attributes(module: Any, state: dict[str, Any]) -> None:
     if module in importable.arrived:
         vars(module).update(state)
         vars(module)["__builtins__"] = builtins.__dict__
-
-
-def imported_by(function: FunctionType, names: frozenset[str], attributes: frozenset[str]) -> list[ModuleType]:
-    """Return the modules that a function imports when it runs, and that no worker can import.
-
-    Parameters
-    ----------
-    function : function
-        It.
-    names : frozenset of str
-        What stands behind ``import`` and ``from`` in its code, without leading dots.
-    attributes : frozenset of str
-        What is taken from them, which may be modules too.
-    """
-    if not names or not importable.has_unimportable():
-        return []
-    found: dict[str, ModuleType] = {}
-    bases = [*names, *_relatives(function.__globals__, names)]
-    for name in (*bases, *(f"{base}.{attribute}" for base in bases for attribute in attributes)):
-        for package in _with_packages(name):
-            module = sys.modules.get(package)
-            if isinstance(module, ModuleType) and package not in importable.MAIN and not importable.can_import(package):
-                found[package] = module
-    return list(found.values())
-
-
-def _relatives(namespace: dict[str, Any], names: frozenset[str]) -> list[str]:
-    """Return what names stand for behind leading dots."""
-    package = namespace.get("__package__") or getattr(namespace.get("__spec__"), "parent", None) or ""
-    return [f"{above}.{name}".rstrip(".") for above in _with_packages(package) for name in names]
-
-
-def _with_packages(name: str) -> list[str]:
-    """Return a dotted name and those of the packages that it is in, outermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1) if parts[0]]
