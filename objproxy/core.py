@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
-import logging
 import os
 import sys
 import time
@@ -33,6 +32,7 @@ from objproxy._worker.wire import Operation
 from objproxy.backends.base import Backend, PoolContext
 from objproxy.errors import ArgumentPickleError, ObjProxyError, PoolBrokenError, PoolClosedError, ResultPickleError
 from objproxy.insights import Insights, SlowItem, WorkerView
+from objproxy.loggers import handle_record
 from objproxy.options import CallOptions, Label
 from objproxy.progress import Reports
 from objproxy.recipe import PoolRecipe
@@ -426,13 +426,6 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
             sys.excepthook(*sys.exc_info())
 
     return call
-
-
-def handle_record(fields: dict[str, Any]) -> None:
-    """Give a log record of a worker to the handlers of the same logger here."""
-    logger = logging.getLogger(fields["name"])
-    if logger.isEnabledFor(fields["levelno"]):
-        logger.handle(logging.makeLogRecord(fields))
 
 
 def _end_forgotten(driver: Driver, name: str | None, owner_pid: int) -> None:

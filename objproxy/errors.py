@@ -350,6 +350,13 @@ class NestedPoolError(ObjProxyError, RuntimeError):
         super().__init__(message)
 
 
+#: What to do about an object that `multiprocessing` gives to its own children alone.
+_FOR_CHILDREN = (
+    ". Workers are no children of multiprocessing. Use multiprocessing.Manager() for a lock, an event or a queue of all "
+    "workers, and SharedArray for numbers"
+)
+
+
 class ArgumentPickleError(ObjProxyError, TypeError):
     """An argument cannot be pickled; raised in the caller, before any worker is touched.
 
@@ -370,7 +377,8 @@ class ArgumentPickleError(ObjProxyError, TypeError):
         self.item = item
         which = "" if item is None else f" of item {item}"
         where = f": {path}" if path else ""
-        super().__init__(f"cannot send the arguments{which} of {method!r} to a worker{where} ({reason})")
+        advice = _FOR_CHILDREN if "through inheritance" in reason else ""
+        super().__init__(f"cannot send the arguments{which} of {method!r} to a worker{where} ({reason}){advice}")
 
 
 class ResultPickleError(ObjProxyError, TypeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from objproxy._checks import check_count
@@ -15,6 +15,7 @@ from objproxy._engine.messages import Failure
 from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
+from objproxy.awaiting import wait_for
 from objproxy.errors import ArgumentPickleError
 from objproxy.handling import is_a
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
@@ -314,7 +315,7 @@ class PoolMethod(_Method):
         core.reports.count_stream(name, stream)
         return stream
 
-    # ---- futures and asyncio -----------------------------------------------------------------------------------------
+    # ---- futures and event loops -----------------------------------------------------------------------------------------
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method once, on whichever instance is free.
@@ -333,7 +334,7 @@ class PoolMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method once, on whichever instance is free, and await its result; to cancel that cancels the call."""
-        return await _outcome(self.submit(*args, **kwargs))
+        return await wait_for(self.submit(*args, **kwargs))
 
     async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run the method once for each item, lazily, for ``async for``; results in the order of the items.
@@ -347,12 +348,12 @@ class PoolMethod(_Method):
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
         limit = limit(None) if callable(limit) else limit
         pending: deque[CallFuture | ArgumentPickleError] = deque()
-        items = _zip_async(args, kwargs)
         try:
-            async for item_args, item_kwargs in items:
-                pending.append(self._submit_item(item_args, item_kwargs))
-                if len(pending) >= limit and (result := await self._settle(pending.popleft())) is not SKIP:
-                    yield result
+            async with contextlib.aclosing(_zip_async(args, kwargs)) as items:
+                async for item_args, item_kwargs in items:
+                    pending.append(self._submit_item(item_args, item_kwargs))
+                    if len(pending) >= limit and (result := await self._settle(pending.popleft())) is not SKIP:
+                        yield result
             while pending:
                 if (result := await self._settle(pending.popleft())) is not SKIP:
                     yield result
@@ -373,7 +374,7 @@ class PoolMethod(_Method):
         try:
             if isinstance(future, ArgumentPickleError):
                 raise future
-            return await _outcome(future)
+            return await wait_for(future)
         except BaseException as exc:
             if self._options.on_error == "raise" or not _is_of_task(exc, future):
                 raise
@@ -416,33 +417,7 @@ class InstanceMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""
-        return await _outcome(self.submit(*args, **kwargs))
-
-
-async def _outcome(future: CallFuture) -> Any:
-    """Await a future; return its result, or raise its error as it is.
-
-    ``asyncio.wrap_future`` puts the error into a future of asyncio's. That one refuses `StopIteration`, and before Python 3.12
-    it never ends then.
-    """
-    import asyncio  # 12 ms, and a program that can await has loaded it already
-
-    loop = asyncio.get_running_loop()
-    has_ended = asyncio.Event()
-
-    def tell(_future: Any) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(has_ended.set)
-
-    future.add_done_callback(tell)
-    try:
-        await has_ended.wait()
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
-    if future.cancelled():
-        raise asyncio.CancelledError
-    return future.result()
+        return await wait_for(self.submit(*args, **kwargs))
 
 
 def _is_of_task(error: BaseException, future: CallFuture | ArgumentPickleError) -> bool:
@@ -452,7 +427,9 @@ def _is_of_task(error: BaseException, future: CallFuture | ArgumentPickleError) 
     return future.done() and not future.cancelled() and future.exception() is error
 
 
-async def _zip_async(args: Sequence[Any], kwargs: dict[str, Any]) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+async def _zip_async(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> AsyncGenerator[tuple[tuple[Any, ...], dict[str, Any]], None]:
     """Zip iterables and async iterables to the shortest."""
     pulls = [_puller(source) for source in (*args, *kwargs.values())]
     while pulls:

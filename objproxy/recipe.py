@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import sys
@@ -15,10 +14,12 @@ from objproxy._pickled_modules import find_modules
 from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
+from objproxy._worker.heritage import find_heritage
 from objproxy._worker.lineage import find_depth
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.handling import describe
+from objproxy.loggers import find_levels
 from objproxy.signatures import ClassInfo
 
 _N_SEED_WORDS = 8
@@ -89,7 +90,8 @@ class PoolRecipe:
     @property
     def modules(self) -> list[str]:
         """Modules that every worker will load."""
-        return ["numpy.random"] if self._has_seed else []
+        inherited = [] if find_heritage() is None else ["multiprocessing.process"]
+        return [*inherited, "numpy.random"] if self._has_seed else inherited
 
     def argument_modules(self) -> list[str]:
         """Return the modules that the constructor's arguments need, as far as it is told by the names in them."""
@@ -213,11 +215,12 @@ class PoolRecipe:
             n_threads=self._n_threads,
             entropy=self.entropy,
             seed_words=self._seed_words(worker_id, generation),
-            log_levels=_log_levels(),
+            log_levels=find_levels(),
             factory=self.factory if with_pickles else b"",
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
             depth=self.depth,
+            heritage=find_heritage(),
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:
@@ -248,12 +251,3 @@ def _pack(pack: Callable[[Any], Any], name: str, value: Any, what: str) -> Any:
         raise
     except Exception as exc:
         raise ArgumentPickleError(name, find_culprit(value, what), describe(exc)) from exc
-
-
-def _log_levels() -> dict[str, int]:
-    """Return the levels that were set in this process."""
-    levels = {"": logging.root.level}
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET:
-            levels[name] = logger.level
-    return levels

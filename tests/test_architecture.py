@@ -39,6 +39,7 @@ LATE_IMPORTS = {
     "annotationlib",
     "psutil",
     "pdb",
+    "multiprocessing",
     "asyncio",
     "torch",
     "pynvml",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
+from objproxy._worker.heritage import Heritage, take_heritage
 from objproxy._worker.seeding import ItemStreams, seed_worker
 from objproxy._worker.wire import Operation
 
@@ -48,6 +49,8 @@ class Boot(NamedTuple):
         Bytes of memory above which the worker asks to be replaced.
     depth : int
         How many pools are above the worker's code; see `lineage`.
+    heritage : Heritage or None
+        What it takes over as a child of `multiprocessing` does.
     segments_prefix, segments_base, shared_memory_limit : str, int, int or None
         Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
@@ -68,6 +71,7 @@ class Boot(NamedTuple):
     n_replays: int = 0
     max_rss: int | None = None
     depth: int = 1
+    heritage: Heritage | None = None
     segments_prefix: str = ""
     segments_base: int = 0
     shared_memory_limit: int | None = None
@@ -92,7 +96,7 @@ class Ready(NamedTuple):
 
 
 def apply_environment(boot: Boot) -> None:
-    """Set the variables and the processors of this worker, before anything of the user is imported."""
+    """Set the variables, the processors and the keys of this worker, before anything of the user is imported."""
     for name, value in boot.environ.items():
         if value is None:
             os.environ.pop(name, None)
@@ -100,6 +104,7 @@ def apply_environment(boot: Boot) -> None:
             os.environ[name] = value
     if boot.cpu_ids is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, boot.cpu_ids)
+    take_heritage(boot.heritage, f"{boot.pool_name}-{boot.worker_id}")
 
 
 def limit_threads(n_threads: int | None) -> None:

@@ -16,13 +16,15 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
-from typing import Any
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar
 
 import cloudpickle
 
-from objproxy._worker import fresh, hints, lazy_imports
-from objproxy._worker.code_values import CachedFunction, direct_values
+from objproxy._worker import fresh, hints, importable, lazy_imports
+from objproxy._worker.code_values import CachedFunction, direct_values, names_of_imports
+from objproxy._worker.modules import Home, find_own, home_of, reduce_module, set_attributes
+from objproxy._worker.taken_along import imported_by
 
 Reduce = Callable[[Any], Any]
 
@@ -70,7 +72,13 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             return lazy_imports.reduce(value)
         if hints.ARE_LAZY and kind is hints.reference_type():
             return hints.reduce_reference(value)
+        if issubclass(kind, ModuleType):
+            return self._reduce_module(value)
+        if kind is TypeVar and not importable.can_import(value.__module__ or "typing"):
+            return cloudpickle.cloudpickle._make_typevar, cloudpickle.cloudpickle._decompose_typevar(value)
         reduced = self._reduce_as_cloudpickle(value)
+        if reduced is NotImplemented and _is_unimportable(value):
+            reduced = self._reduce_unimportable(value)
         if reduced is NotImplemented:
             return fresh.reduce(value) if self.depth else reduced
         is_code = type(reduced) is tuple and len(reduced) == 6
@@ -85,11 +93,31 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             # Most likely its annotations cannot be computed; if it was something else, the twin raises it too.
             return super().reducer_override(hints.make_twin(value))
 
+    def _reduce_unimportable(self, code: Any) -> Any:
+        """Reduce a class or function that cloudpickle takes to be importable, since its module is in ``sys.modules``."""
+        if isinstance(code, type):
+            return cloudpickle.cloudpickle._dynamic_class_reduce(code)
+        return self._dynamic_function_reduce(code)
+
+    def _reduce_module(self, module: ModuleType) -> Any:
+        """Reduce a module; what it takes along lies between two marks, unless others do already."""
+        reduced = reduce_module(module)
+        if reduced is None:
+            return cloudpickle.cloudpickle.subimport, (module.__name__,)
+        if len(reduced) == 2:
+            return reduced
+        fresh.keep_one_of_each(vars(module).values())
+        make, args, state = reduced
+        marked = (None, state, None) if self.depth else (Mark(1), state, Mark(-1))
+        return make, args, marked, None, None, _set_attributes
+
 
 def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool) -> Any:
     """Reduce a class or function, given how cloudpickle does; what the outermost takes along lies between two marks."""
     fresh.keep_one_of_each(direct_values(code))
     is_class = isinstance(code, type)
+    if not is_class:
+        _take_imports_along(code, reduced)
     if not is_outermost and not is_class:
         return reduced
     make, args, state, _items, _pairs, set_state = reduced
@@ -98,8 +126,28 @@ def _reduce_by_value(code: Any, reduced: tuple[Any, ...], *, is_outermost: bool)
         if hints.ARE_LAZY:
             hints.add_to(state[0], code)
         _complete.add(code)
-        return _build_class, (fresh.token_of(code), make, args), marked, None, None, _set_state
+        return _build_class, (fresh.token_of(code), make, args, home_of(code)), marked, None, None, _set_state
     return make, args, marked, None, None, _set_state
+
+
+def _is_unimportable(value: Any) -> bool:
+    """Whether a value is a class or function of a module that no other process can import."""
+    if not isinstance(value, (type, FunctionType)):
+        return False
+    name = value.__module__
+    return isinstance(name, str) and not importable.can_import(name)
+
+
+def _take_imports_along(function: Any, reduced: tuple[Any, ...]) -> None:
+    """Add the modules that a function imports when it runs to those of which cloudpickle knows."""
+    modules = imported_by(function, *names_of_imports(function.__code__))
+    if modules:
+        slots = reduced[2][1]
+        slots["_cloudpickle_submodules"] = [*slots["_cloudpickle_submodules"], *modules]
+
+
+def _set_attributes(module: Any, marked: tuple[Any, ...]) -> None:
+    set_attributes(module, marked[1])
 
 
 def _set_state(code: Any, marked: tuple[Any, ...]) -> None:
@@ -112,11 +160,15 @@ def _set_state(code: Any, marked: tuple[Any, ...]) -> None:
         _complete.add(code)
 
 
-def _build_class(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> Any:
+def _build_class(token: str, make: Callable[..., type], args: tuple[Any, ...], home: Home | None = None) -> Any:
     """Return the class of a token, built if this process does not know it; no hook of its bases or metaclass runs again."""
     known = fresh.known(token)
     if known is not None:
         return known
+    own = find_own(home)
+    if own is not None:
+        _complete.add(own)
+        return fresh.remember(token, own)
     metaclass, *rest = args
     if metaclass in _complete:
         metaclass = functools.partial(_native_metaclass(metaclass).__new__, metaclass)
@@ -163,7 +215,7 @@ def _is_importable(value: Any, path: str) -> bool:
     """Whether a worker finds a function or sentinel under its path in a module that it can import."""
     name = value.__module__ or "__main__"
     by_value = cloudpickle.list_registry_pickle_by_value()
-    if name == "__main__" or any(name == module or name.startswith(f"{module}.") for module in by_value):
+    if not importable.can_import(name) or any(name == module or name.startswith(f"{module}.") for module in by_value):
         return False
     found: Any = sys.modules.get(name)
     for part in path.split("."):

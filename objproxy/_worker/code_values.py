@@ -7,15 +7,30 @@ import dis
 import functools
 import weakref
 from collections.abc import Iterator
-from types import CodeType, FunctionType
-from typing import Any
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from objproxy._worker.taken_along import imported_by, is_known_by_name, state_of
 
 #: The type of a function with a cache, which has no public name.
 CachedFunction: Any = type(functools.lru_cache(lambda: None))
 
-_global_names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 
-_GLOBAL_OPERATIONS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+class _Names(NamedTuple):
+    """The names in some code, and in what is within it: global names, modules that it imports, what it takes from them."""
+
+    globals: frozenset[str]
+    modules: frozenset[str]
+    attributes: frozenset[str]
+
+
+_names: weakref.WeakKeyDictionary[CodeType, _Names] = weakref.WeakKeyDictionary()
+
+_OPERATIONS = {
+    **dict.fromkeys(("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"), "globals"),
+    "IMPORT_NAME": "modules",
+    "IMPORT_FROM": "attributes",
+}
 
 #: Attributes of a class that every class makes for itself.
 _OWN = frozenset({"__dict__", "__weakref__", "__module__", "__doc__", "__qualname__", "_abc_impl", "__annotate_func__"})
@@ -30,6 +45,8 @@ def named_values(code: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_function(code)
     elif isinstance(code, type):
         yield from _of_class(code)
+    elif isinstance(code, ModuleType) and not is_known_by_name(code):
+        yield from ((f"attribute {name!r}", value) for name, value in state_of(code).items())
 
 
 def direct_values(code: Any) -> list[Any]:
@@ -60,6 +77,8 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         yield f"default of {name!r}", value
     for name, value in vars(function).items():
         yield f"attribute {name!r}", value
+    for module in imported_by(function, *names_of_imports(function.__code__)):
+        yield f"import {module.__name__!r}", module
 
 
 def _of_class(cls: type) -> Iterator[tuple[str, Any]]:
@@ -98,9 +117,23 @@ def _wrapped(value: Any) -> list[Any]:
 
 def _names_of_globals(code: CodeType) -> frozenset[str]:
     """Return the global names that a function uses, also in functions, comprehensions and classes within."""
-    names = _global_names.get(code)
+    return _names_in(code).globals
+
+
+def names_of_imports(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the modules that a function imports when it runs, without leading dots, and what it takes from them."""
+    names = _names_in(code)
+    return names.modules, names.attributes
+
+
+def _names_in(code: CodeType) -> _Names:
+    names = _names.get(code)
     if names is None:
-        own = {step.argval for step in dis.get_instructions(code) if step.opname in _GLOBAL_OPERATIONS}
-        within = [_names_of_globals(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-        names = _global_names[code] = frozenset(own).union(*within)
+        own: dict[str, set[str]] = {"globals": set(), "modules": set(), "attributes": set()}
+        for step in dis.get_instructions(code):
+            if step.opname in _OPERATIONS:
+                own[_OPERATIONS[step.opname]].add(step.argval)
+        within = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+        names = _Names(*(frozenset(some).union(*(part[at] for part in within)) for at, some in enumerate(own.values())))
+        _names[code] = names
     return names

@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from objproxy._worker import heritage
+from objproxy._worker.logger_class import is_special, reduce_logger
+
 #: Tokens of objects that were sent by value or have arrived, and the objects of tokens.
 _tokens: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -115,6 +118,10 @@ def _reduce_by_base(value: Any) -> Any:
     kind = type(value)  # `isinstance` asks for the `__class__` of a proxy, which may raise
     if issubclass(kind, threading.local):
         return kind, ()
+    if is_special(kind):
+        return reduce_logger(value)
+    if heritage.is_needed() and kind in (reducers := heritage.reducers()):
+        return reducers[kind](value)
     if issubclass(kind, _ALIVE):
         raise TypeError(f"cannot pickle {kind.__name__!r} object: a copy of it would have no thread")
     return NotImplemented

@@ -27,6 +27,7 @@ from types import FunctionType
 from typing import Any
 
 from objproxy._worker.arena import Arena
+from objproxy._worker.importable import names_unimportable
 from objproxy._worker.mutable import PLAIN, is_atom, is_immutable, share_nothing
 from objproxy._worker.parcel import (
     INLINE_MAX,
@@ -100,7 +101,7 @@ def _pack_at_once(operation: Operation, varying: Sequence[Sequence[Any]], arena:
             return None
     except Exception:  # told by the way that finds the culprit
         return None
-    if stream is None or b"__main__" in stream:
+    if stream is None or names_unimportable(stream):
         return None
     if arena is None or not (packing.shared or len(stream) > INLINE_MAX):
         return stream
@@ -196,7 +197,7 @@ def _pack_rows(operation: Operation, arena: Arena | None, *, by_value: bool) -> 
     packing = Packing([], is_frozen=False)
     writer = _RowWriter(operation.args, arena, packing, by_value=by_value)
     rows = writer.write()
-    if not by_value and b"__main__" in rows.stream:
+    if not by_value and names_unimportable(rows.stream):
         return None
     return pack_in_one_way(tuple(operation._replace(args=rows)), arena, packing, by_value=by_value)
 

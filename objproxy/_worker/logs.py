@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 from objproxy._worker import forking, wire
@@ -81,11 +82,58 @@ def tag_records() -> None:
     logging.setLogRecordFactory(make_tagged)
 
 
+class _LevelledLoggers(dict[str, Any]):
+    """The loggers of this process by name; one gets the level that the program has set when it is entered.
+
+    Loggers are not made beforehand: a library that installs a logger class when it is imported makes its own. Until it does,
+    the loggers below that name have the level themselves.
+
+    Parameters
+    ----------
+    loggers : mapping
+        Those that are made already.
+    levels : dict
+        Levels of those that may come.
+    """
+
+    def __init__(self, loggers: Mapping[str, Any], levels: dict[str, int]) -> None:
+        super().__init__(loggers)
+        self._levels = levels
+        self._below: dict[str, list[logging.Logger]] = {}  # loggers that have the level of one that is not made
+
+    def __setitem__(self, name: str, logger: Any) -> None:
+        if isinstance(logger, logging.Logger):
+            # Not by setLevel(), which may do more in a class that is not ready yet. Nothing is cached of a new logger.
+            if name in self._levels:
+                logger.level = self._levels.pop(name)
+                for below in self._below.pop(name, ()):
+                    if below.level == logger.level:
+                        below.setLevel(logging.NOTSET)
+            elif logger.level == logging.NOTSET:
+                self._take_level_of_above(name, logger)
+        super().__setitem__(name, logger)
+
+    def _take_level_of_above(self, name: str, logger: logging.Logger) -> None:
+        above = name
+        while above := above.rpartition(".")[0]:
+            if above in self._levels:
+                logger.level = self._levels[above]
+                self._below.setdefault(above, []).append(logger)
+                return
+            if isinstance(self.get(above), logging.Logger):
+                return
+
+
 def send_records_home(channel: wire.WorkerChannel, worker: Worker, levels: dict[str, int]) -> None:
     """Replace every handler of this process by one that sends to the parent, at the parent's levels."""
     logging.captureWarnings(True)
-    for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).handlers.clear()
-    logging.root.handlers = [HomewardHandler(channel, worker)]
-    for name, level in levels.items():
-        logging.getLogger(name or None).setLevel(level)
+    handler, manager = HomewardHandler(channel, worker), logging.root.manager
+    levels = dict(levels)
+    logging.root.handlers = [handler]
+    logging.root.setLevel(levels.pop("", logging.WARNING))
+    for name, logger in list(manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger):
+            logger.handlers[:] = [] if logger.propagate else [handler]
+            if name in levels:
+                logger.setLevel(levels.pop(name))
+    manager.loggerDict = _LevelledLoggers(manager.loggerDict, levels)

@@ -26,9 +26,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from objproxy._worker import segments
+from objproxy._worker import heritage, segments
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
+from objproxy._worker.importable import names_unimportable
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.mutable import PLAIN
 from objproxy._worker.wire import Constant
@@ -127,7 +128,7 @@ def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
 
 
 def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes | Parcel:
-    """Pickle `value`, with its large buffers beside it; what lives in ``__main__``, and what has no name anywhere, by value.
+    """Pickle `value`, with its large buffers beside it; what no other process can import by name goes by value.
 
     Parameters
     ----------
@@ -196,7 +197,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         large: list[tuple[Any, int]] = []
     else:
         stream, large = _split(written, arena.segments.largest)
-    if not by_value and b"__main__" in stream:
+    if not by_value and names_unimportable(stream):
         return None
     if arena is None or not (buffers or large or packing.shared or len(stream) > INLINE_MAX):
         return stream
@@ -252,7 +253,7 @@ def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mappi
 
 def custom_reducers(packing: Packing) -> dict[type, Callable[[Any], Any]]:
     """Return the custom reducers, by exact type: of arrays, and of what is shared."""
-    special: dict[type, Callable[[Any], Any]] = {}
+    special = heritage.reducers() if heritage.is_needed() else {}
     for kind, reducer in reducers.items():  # none before the first shared object is made
         special[kind] = functools.partial(_reduce_with, reducer, packing)
     array_type = getattr(sys.modules.get("numpy"), "ndarray", None)

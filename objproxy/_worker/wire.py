@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from objproxy._worker import hubs, natives, waits
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.descriptors import StreamSocket
+from objproxy._worker.importable import names_unimportable
 
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
@@ -101,15 +102,15 @@ class ChannelClosedError(ConnectionError):
 def dumps(value: Any) -> bytes:
     """Pickle `value`, by reference where the reader can import it, else by value.
 
-    What lives in ``__main__`` cannot be imported by a worker, and a lambda by nobody: those go through cloudpickle. The plain
-    pickler is tried first because it is several times faster.
+    What lives in ``__main__``, or in a module that was loaded from a path, cannot be imported by a worker, and a lambda by no
+    process: those go through cloudpickle. The plain pickler is tried first because it is several times faster.
     """
     try:
         data = pickle.dumps(value, 5)
     except Exception:
         return _dumps_by_value(value)
 
-    return _dumps_by_value(value) if b"__main__" in data else data
+    return _dumps_by_value(value) if names_unimportable(data) else data
 
 
 def _dumps_by_value(value: Any) -> bytes:
