@@ -39,6 +39,8 @@ LATE_IMPORTS = {
     "pdb",
     "asyncio",
     "torch",
+    "polars",
+    "PIL",
     "pynvml",
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from objproxy._worker import texts
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
@@ -187,7 +188,11 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         return False
 
     make = by_value_pickler if by_value else by_name_pickler
-    make(Sink(written.append), is_small, custom_reducers(packing)).dump(value)
+    pickler = make(Sink(written.append), is_small, custom_reducers(packing))
+    large_texts = [] if arena is None else texts.find_large(value)
+    if large_texts:
+        texts.write_first(pickler, written, large_texts)
+    pickler.dump(value)
     if arena is None:
         stream = b"".join(written)
         large: list[tuple[Any, int]] = []
