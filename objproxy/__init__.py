@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from objproxy._worker.context import Worker, current_worker, report_progress
+    from objproxy._worker.reducers import register_buffers
     from objproxy.dashboard.control import DashboardDetails, connect_to_dashboard, shutdown_dashboard, start_dashboard
     from objproxy.errors import (
         ArgumentPickleError,
@@ -59,6 +60,7 @@ _HOMES = {
     **dict.fromkeys(("SharedArrayWrapper", "Unpacker", "iterlen", "lenrepeat", "lenzip", "unpack"), "objproxy.sharing_names"),
     "Worker": "objproxy._worker.context",
     "current_worker": "objproxy._worker.context",
+    "register_buffers": "objproxy._worker.reducers",
     "report_progress": "objproxy._worker.context",
     **dict.fromkeys(
         (
@@ -117,6 +119,7 @@ __all__ = [
     "lenzip",
     "parallelise",
     "preload",
+    "register_buffers",
     "report_progress",
     "shutdown_dashboard",
     "simple_process",

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+from objproxy._worker.mutable import SHARED_MARK
 from objproxy.inspecting import signature_of
 from objproxy.reductions import (
     dict_merge_reduction,
@@ -42,7 +43,7 @@ class UnsplittableError(TypeError, ValueError):
 
 def is_splittable(value: Any) -> bool:
     """Whether `value` has parts that follow each other: a sequence, an array, a frame, a range."""
-    if isinstance(value, (Mapping, Set)):
+    if isinstance(value, (Mapping, Set)) or hasattr(type(value), SHARED_MARK):  # parts of a shared array would be copies
         return False
     return hasattr(value, "__getitem__") and hasattr(value, "__len__") and getattr(value, "shape", None) != ()
 

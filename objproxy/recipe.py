@@ -11,7 +11,7 @@ from typing import Any
 
 from objproxy._pickle_path import find_culprit
 from objproxy._pickled_modules import find_modules
-from objproxy._worker import wire
+from objproxy._worker import reducers, wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
 from objproxy._worker.heritage import find_heritage
@@ -84,6 +84,7 @@ class PoolRecipe:
         self._on_restart = on_restart
         self._max_rss = max_rss
         self._factory: bytes | None = None
+        self._registered: dict[tuple[str, str], bytes] | None = None
         self._packed: dict[tuple[int, str | None], Any] = {}
         self._pack: Callable[[Any], Any] = wire.dumps
 
@@ -111,6 +112,17 @@ class PoolRecipe:
             self._factory = _pack(wire.dumps, self.info.name, self.info.factory, self._name_factory())
         return self._factory
 
+    @property
+    def registered(self) -> dict[tuple[str, str], bytes]:
+        """What `register_buffers` was given, pickled."""
+        if self._registered is None:
+            self._registered = reducers.announce(self._pack_registered)
+        return self._registered
+
+    def _pack_registered(self, pair: tuple[type, Any]) -> bytes:
+        packed: bytes = _pack(wire.dumps, self.info.name, pair, f"what was registered for {pair[0].__qualname__}")
+        return packed
+
     def _name_factory(self) -> str:
         """Return what an error calls the class."""
         factory = self.info.factory
@@ -123,7 +135,7 @@ class PoolRecipe:
 
     def check(self, n_workers: int) -> None:
         """Pickle everything for so many workers now, so that what cannot be sent is told before any process starts."""
-        _ = self.factory
+        _ = self.factory, self.registered
         for worker_id in range(n_workers):
             self._packed_arguments(worker_id)
 
@@ -217,6 +229,7 @@ class PoolRecipe:
             seed_words=self._seed_words(worker_id, generation),
             log_levels=find_levels(),
             factory=self.factory if with_pickles else b"",
+            registered=self.registered if with_pickles else {},
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
             depth=self.depth,

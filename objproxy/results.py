@@ -1,13 +1,15 @@
 """Give results the form that the caller asked for: a list, or one array.
 
 Stacking never changes what a value equals. Numbers become one array of the type that holds each of them exactly, arrays of
-one shape and dtype one array, tuples and lists of one length rows. The call is on axis 0. Everything else becomes a
-one-dimensional array of objects.
+one shape and dtype one array, tensors of PyTorch likewise one tensor, tuples and lists of one length rows. The call is on
+axis 0. Everything else becomes a one-dimensional array of objects: subclasses of arrays and tensors too, since stacking would
+lose a mask, a unit or a name.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -65,10 +67,11 @@ def stack(results: list[Any]) -> Any:
 
     Returns
     -------
-    ndarray
+    ndarray or torch.Tensor
         Of shape ``(len(results),)`` for numbers, of the type that holds each exactly; ``(len(results), *shape)`` for arrays
-        of one shape and dtype; ``(len(results), k, ...)`` for tuples and lists of one length k > 0, numeric if all that
-        they hold are numbers, or arrays of numbers of one shape and dtype, else of dtype object and shape
+        of one shape and dtype, and a tensor of that shape for such tensors; ``(len(results), k, ...)`` for tuples and lists
+        of one length k > 0, numeric if all that they hold are numbers, or arrays of numbers (or tensors) of one shape and
+        dtype, else of dtype object and shape
         ``(len(results), k)``. Anything else: shape ``(len(results),)`` and dtype object.
     """
     import numpy as np
@@ -80,6 +83,8 @@ def stack(results: list[Any]) -> Any:
         stacked = _stack_rows(results)
     elif kinds == {np.ndarray}:
         stacked = _stack_arrays(results)
+    elif kinds == {_tensor_type()}:
+        stacked = _stack_tensors(results)
     else:
         stacked = _stack_numbers(kinds, results)
     return _objects(results) if stacked is None else stacked
@@ -102,6 +107,20 @@ def _stack_arrays(arrays: list[Any]) -> Any:
     if all(result.shape == first.shape and result.dtype == first.dtype for result in arrays):
         return np.stack(arrays, dtype=first.dtype)  # without the dtype the byte order would become the machine's
     return None
+
+
+def _tensor_type() -> Any:
+    return getattr(sys.modules.get("torch"), "Tensor", None)
+
+
+def _stack_tensors(tensors: list[Any]) -> Any:
+    """Stack dense tensors of one shape, dtype and device; return None for others."""
+    torch: Any = sys.modules["torch"]
+    first = tensors[0]
+    if first.layout is not torch.strided or first.is_quantized:
+        return None
+    about = {(tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in tensors}
+    return torch.stack(tensors) if len(about) == 1 else None
 
 
 def _stack_rows(rows: list[Any]) -> Any:
@@ -129,6 +148,8 @@ def _stack_cells(cells: list[Any], ndim: int) -> Any:
     if kinds == {np.ndarray}:
         has_numbers = cells[0].dtype.kind in "biufc" and ndim + cells[0].ndim <= _MAX_NDIM
         return _stack_arrays(cells) if has_numbers else None
+    if kinds == {_tensor_type()}:
+        return _stack_tensors(cells)
     return _stack_numbers(kinds, cells)
 
 

@@ -20,6 +20,7 @@ from objproxy._worker.mutable import shared_types
 from objproxy._worker.parcel import Packing, Parcel
 from objproxy._worker.plane import get_shared
 from objproxy._worker.segments import Mapping, Segments
+from objproxy.array_operations import ArrayOperations
 from objproxy.backends.plane import Lane, program_plane
 
 if TYPE_CHECKING:
@@ -71,12 +72,15 @@ class _Shared:
             arena.trim_if_free()
 
 
-class SharedArray:
+class SharedArray(ArrayOperations):
     """An array in shared memory, which the methods of all instances read and write.
 
     In a call it stands for itself: a worker's method gets a plain ``ndarray``, also where the shared array is an item of a map
     or lies deep in a container, and what the method writes is seen by everybody at once. There is no lock: let each call write
     a part of its own.
+
+    In the caller it is used as an array is: ``shared[0]``, ``shared[1:3] = 5``, ``shared + 1``, ``shared.sum()``,
+    ``np.add(shared, 1, out=shared)``. An index gives a view, which is shared too; arithmetic gives ordinary arrays.
 
     Parameters
     ----------
@@ -112,6 +116,8 @@ class SharedArray:
     >>> float(total)
     18.0
     """
+
+    _objproxy_is_shared = True  # every item of a map may have it
 
     def __init__(self, array: ArrayLike) -> None:
         import numpy as np
@@ -246,9 +252,6 @@ class SharedArray:
                 raise ValueError(f"an array of dtype {array.dtype} cannot become one of dtype {dtype} without a copy")
             return array.astype(dtype)
         return array.copy() if copy else array
-
-    def __len__(self) -> int:
-        return len(self.array)
 
     def __enter__(self) -> SharedArray:
         return self

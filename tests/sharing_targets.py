@@ -155,3 +155,10 @@ class Marker:
 
     def where(self) -> int:
         return current_worker().worker_id
+
+
+class RowWriter:
+    """Writes into arrays."""
+
+    def write_row(self, array: Any, row: int) -> None:
+        array[row] = row + 1

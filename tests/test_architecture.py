@@ -42,6 +42,8 @@ LATE_IMPORTS = {
     "multiprocessing",
     "asyncio",
     "torch",
+    "polars",
+    "PIL",
     "pynvml",
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from objproxy._engine.messages import Failure
 from objproxy._engine.payload import Payload
-from objproxy._worker.mutable import is_immutable
+from objproxy._worker.mutable import SHARED_MARK, is_immutable
 from objproxy._worker.wire import Constant, Operation
 from objproxy.handling import is_a
 
@@ -76,7 +76,8 @@ class ItemSource:
             )
         iterables = [*args, *kwargs.values()]
         for position, iterable in enumerate(iterables):
-            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+            is_iterable = isinstance(iterable, Iterable) or hasattr(iterable, "__getitem__")
+            if not is_iterable or hasattr(type(iterable), SHARED_MARK):  # rows of a shared array would be copies
                 raise TypeError(
                     f"{method}(map_args=True): {_argument_name(position, args, kwargs)} is a "
                     f"{type(iterable).__name__}, not an iterable; for a value that is the same for all items "

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from objproxy._worker import lineage
+from objproxy._worker import lineage, reducers
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
 from objproxy._worker.heritage import Heritage, take_heritage
@@ -41,6 +41,8 @@ class Boot(NamedTuple):
         Levels of the parent's loggers; "" is the root's.
     factory : bytes
         Pickled class (or factory).
+    registered : dict
+        Functions that the program has given to `register_buffers`, pickled, by module and name of the type.
     has_snapshot : bool
         Whether a pickled object to start from follows this message, and not (args, kwargs) for the constructor.
     n_replays : int
@@ -67,6 +69,7 @@ class Boot(NamedTuple):
     seed_words: tuple[int, ...] | None
     log_levels: dict[str, int]
     factory: bytes
+    registered: dict[tuple[str, str], bytes]
     has_snapshot: bool = False
     n_replays: int = 0
     max_rss: int | None = None
@@ -133,6 +136,7 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
 
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
+    reducers.hear(boot.registered)
     factory = load_factory(boot.factory)
     lineage.here.is_loading = False  # the constructor may make a pool
     seed_worker(boot.seed_words)

@@ -19,6 +19,8 @@ from enum import EnumMeta
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from objproxy._worker.reducers import is_registered
+
 #: Values of these types never change, and hold nothing.
 PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes})
 
@@ -139,6 +141,7 @@ def _is_pickled_as_usual(kind: type) -> bool:
         and not hasattr(kind, "__getnewargs_ex__")
         and bool(kind.__flags__ & _IS_HEAP_TYPE)
         and kind not in copyreg.dispatch_table
+        and not is_registered(kind)
     )
 
 

@@ -17,21 +17,21 @@ that writes to a file hands large ones over as they are, without copying them fi
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import io
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from objproxy._worker import heritage, segments
+from objproxy._worker import heritage, texts
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.importable import names_unimportable
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.mutable import PLAIN
+from objproxy._worker.reducers import Reducers, array_reducer
 from objproxy._worker.wire import Constant
 from objproxy.errors import SharedMemoryFullError
 
@@ -191,7 +191,11 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         return False
 
     make = by_value_pickler if by_value else by_name_pickler
-    make(Sink(written.append), is_small, custom_reducers(packing)).dump(value)
+    pickler = make(Sink(written.append), is_small, custom_reducers(packing))
+    large_texts = [] if arena is None else texts.find_large(value)
+    if large_texts:
+        texts.write_first(pickler, written, large_texts)
+    pickler.dump(value)
     if arena is None:
         stream = b"".join(written)
         large: list[tuple[Any, int]] = []
@@ -239,50 +243,31 @@ def _fill(arena: Arena, data: Any, position: int) -> tuple[Extent, int]:
     return extent, position
 
 
-def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Reducers) -> Any:
     """Return a pickler that refers to classes and functions by their names."""
     pickler = pickle.Pickler(sink, 5, buffer_callback=is_small)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **special}
+    pickler.dispatch_table = special.by_name()
     return pickler
 
 
-def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Reducers) -> Any:
     """Return a pickler that writes classes and functions down where they have no name that a worker could import."""
     return make_pickler(sink, is_small, special)
 
 
-def custom_reducers(packing: Packing) -> dict[type, Callable[[Any], Any]]:
-    """Return the custom reducers, by exact type: of arrays, and of what is shared."""
-    special = heritage.reducers() if heritage.is_needed() else {}
+def custom_reducers(packing: Packing) -> Reducers:
+    """Return the custom reducers, by exact type: of arrays and other objects with memory, and of what is shared."""
+    special: dict[type, Callable[[Any], Any]] = heritage.reducers() if heritage.is_needed() else {}
     for kind, reducer in reducers.items():  # none before the first shared object is made
         special[kind] = functools.partial(_reduce_with, reducer, packing)
-    array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
-    if array_type is not None:
-        special[array_type] = _freeze_array if packing.is_frozen else _reduce_array
-    return special
+    of_arrays = array_reducer(is_frozen=packing.is_frozen)
+    if of_arrays is not None:
+        special[of_arrays[0]] = of_arrays[1]
+    return Reducers(special, is_frozen=packing.is_frozen)
 
 
 def _reduce_with(reducer: Reducer, packing: Packing, value: Any) -> Any:
     return reducer(value, packing)
-
-
-def _reduce_array(array: Any) -> Any:
-    """Pickle an array so that it arrives writable and in its own byte order, which NumPy's way does not always see to."""
-    flags = array.flags
-    if flags.writeable and (flags.c_contiguous or flags.f_contiguous) and array.dtype.isnative:
-        return array.__reduce_ex__(5)
-    return _freeze_array(array, is_frozen=False)
-
-
-def _freeze_array(array: Any, is_frozen: bool = True) -> Any:
-    """Pickle an array so that it arrives read-only."""
-    dtype = array.dtype
-    if dtype.hasobject or not dtype.itemsize:
-        return array.__reduce_ex__(5)
-    flags = array.flags
-    order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
-    raw = array.ravel(order).view("u1")  # bytes: dates, for instance, have no buffer of their own
-    return _rebuild_array, (pickle.PickleBuffer(raw), dtype, array.shape, order, is_frozen)
 
 
 def freeze(value: Any) -> Any:
@@ -300,18 +285,6 @@ def freeze(value: Any) -> Any:
         if isinstance(mask, array_type):
             mask.flags.writeable = False
     return value
-
-
-def _rebuild_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: Any, is_frozen: bool) -> Any:
-    import numpy as np
-
-    view = memoryview(buffer)
-    if is_frozen:
-        buffer = view.toreadonly()
-    elif view.readonly:
-        # The pickle says that nobody may write the buffer. But this copy of it belongs to whoever gets it.
-        buffer = view.obj if isinstance(view.obj, (bytearray, segments.Mapping)) else bytearray(view)
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 def unpack(stream: Any, parts: Sequence[Part], borrower: Borrower | None) -> Any:

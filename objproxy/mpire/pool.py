@@ -403,5 +403,6 @@ def _split_arguments(args: Any, kwargs: dict[str, Any] | None) -> tuple[tuple[An
     """Return positional and keyword arguments of an apply."""
     if isinstance(args, dict):
         return (), {**args, **(kwargs or {})}
-    is_single = isinstance(args, (str, bytes)) or not isinstance(args, Iterable) or type(args).__name__ == "ndarray"
+    is_array = any(base.__name__ in ("ndarray", "SharedArray") for base in type(args).__mro__)
+    is_single = is_array or isinstance(args, (str, bytes)) or not isinstance(args, Iterable)
     return ((args,) if is_single else tuple(args)), dict(kwargs or {})
