@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from objproxy._worker.context import Worker, current_worker, report_progress
+    from objproxy._worker.shared_values import register_shared
     from objproxy.dashboard.control import DashboardDetails, connect_to_dashboard, shutdown_dashboard, start_dashboard
     from objproxy.errors import (
         ArgumentPickleError,
@@ -58,6 +59,7 @@ _HOMES = {
     "Worker": "objproxy._worker.context",
     "current_worker": "objproxy._worker.context",
     "report_progress": "objproxy._worker.context",
+    "register_shared": "objproxy._worker.shared_values",
     **dict.fromkeys(
         (
             "ArgumentPickleError",
@@ -115,6 +117,7 @@ __all__ = [
     "lenzip",
     "parallelise",
     "preload",
+    "register_shared",
     "report_progress",
     "shutdown_dashboard",
     "simple_process",

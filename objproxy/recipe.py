@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
@@ -16,6 +17,7 @@ from objproxy._worker import wire
 from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
 from objproxy._worker.lineage import find_depth
+from objproxy._worker.shared_values import pack_registry
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.handling import describe
@@ -109,6 +111,11 @@ class PoolRecipe:
             self._factory = _pack(wire.dumps, self.info.name, self.info.factory, self._name_factory())
         return self._factory
 
+    @functools.cached_property
+    def shared_types(self) -> tuple[tuple[str, str, Any], ...]:
+        """The types whose objects cross once."""
+        return pack_registry(lambda name, version: _pack(wire.dumps, self.info.name, version, f"the version of {name}"))
+
     def _name_factory(self) -> str:
         """Return what an error calls the class."""
         factory = self.info.factory
@@ -121,7 +128,7 @@ class PoolRecipe:
 
     def check(self, n_workers: int) -> None:
         """Pickle everything for so many workers now, so that what cannot be sent is told before any process starts."""
-        _ = self.factory
+        _ = self.factory, self.shared_types
         for worker_id in range(n_workers):
             self._packed_arguments(worker_id)
 
@@ -218,6 +225,7 @@ class PoolRecipe:
             has_snapshot=self._snapshot(worker_id, generation) is not None,
             max_rss=self._max_rss,
             depth=self.depth,
+            shared_types=self.shared_types if with_pickles else (),
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:

@@ -14,6 +14,7 @@ from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
 from objproxy._worker.seeding import ItemStreams, seed_worker
+from objproxy._worker.shared_values import register_packed
 from objproxy._worker.wire import Operation
 
 
@@ -48,6 +49,8 @@ class Boot(NamedTuple):
         Bytes of memory above which the worker asks to be replaced.
     depth : int
         How many pools are above the worker's code; see `lineage`.
+    shared_types : tuple
+        Types whose objects cross once; see `shared_values`.
     segments_prefix, segments_base, shared_memory_limit : str, int, int or None
         Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
@@ -68,6 +71,7 @@ class Boot(NamedTuple):
     n_replays: int = 0
     max_rss: int | None = None
     depth: int = 1
+    shared_types: tuple[tuple[str, str, Any], ...] = ()
     segments_prefix: str = ""
     segments_base: int = 0
     shared_memory_limit: int | None = None
@@ -129,6 +133,7 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
     factory = load_factory(boot.factory)
+    register_packed(boot.shared_types)  # behind those that the module of the class registers
     lineage.here.is_loading = False  # the constructor may make a pool
     seed_worker(boot.seed_words)
     limit_threads(boot.n_threads)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 
 def make_pickler(
     sink: Any,
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-    special: Mapping[type, Callable[[Any], Any]] | None = None,
+    special: dict[type, Callable[[Any], Any]] | None = None,
 ) -> Any:
     """Return a pickler of protocol 5 that writes to a file.
 
@@ -20,13 +20,14 @@ def make_pickler(
         Has ``write``.
     buffer_callback : callable or None
         As for `pickle.Pickler`.
-    special : mapping of type to callable, or None
-        How objects of these very types are reduced.
+    special : dict of type to callable, or None
+        How objects of these very types are reduced; memory views are added.
     """
     from objproxy._worker.code_pickler import ByValuePickler  # loads cloudpickle
 
     pickler = ByValuePickler(sink, 5, buffer_callback=buffer_callback)
-    own = {memoryview: _reduce_view, **(special or {})}
+    own = {} if special is None else special
+    own.setdefault(memoryview, _reduce_view)
     # The class has a table too, which would hide one that is set in the usual way.
     vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(own))
     return pickler

@@ -23,7 +23,7 @@ import io
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from objproxy._worker import segments
@@ -85,10 +85,13 @@ class Packing(NamedTuple):
         Shared objects that were met.
     is_frozen : bool
         Whether arrays shall arrive read-only.
+    sharing : Sharing or None
+        Knows which objects of registered types the receiver has; None if none are registered (see `shared_values`).
     """
 
     shared: list[Any]
     is_frozen: bool
+    sharing: Any = None
 
 
 Reducer = Callable[[Any, Packing], Any]
@@ -124,7 +127,7 @@ def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
     return value if all(map(operator.is_, parts, value)) else kind(parts)
 
 
-def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes | Parcel:
+def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False, sharing: Any = None) -> bytes | Parcel:
     """Pickle `value`, with its large buffers beside it; what lives in ``__main__``, and what has no name anywhere, by value.
 
     Parameters
@@ -135,6 +138,8 @@ def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes |
         Where large buffers go; None keeps everything in the pickle.
     is_frozen : bool
         Whether arrays shall arrive read-only.
+    sharing : Sharing or None
+        As in `Packing`.
 
     Raises
     ------
@@ -144,12 +149,12 @@ def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes |
         Whatever the value's own pickling raises.
     """
     try:
-        packed = pack_in_one_way(value, arena, Packing([], is_frozen), by_value=False)
+        packed = pack_in_one_way(value, arena, Packing([], is_frozen, sharing), by_value=False)
     except SharedMemoryFullError:
         raise
     except Exception:
         packed = None
-    return pack_by_value(value, arena, Packing([], is_frozen)) if packed is None else packed
+    return pack_by_value(value, arena, Packing([], is_frozen, sharing)) if packed is None else packed
 
 
 def pack_by_value(value: Any, arena: Arena | None, packing: Packing) -> bytes | Parcel:
@@ -159,11 +164,11 @@ def pack_by_value(value: Any, arena: Arena | None, packing: Packing) -> bytes | 
     return packed
 
 
-def pack_result(value: Any, arena: Arena) -> bytes | Parcel:
+def pack_result(value: Any, arena: Arena, sharing: Any = None) -> bytes | Parcel:
     """Pickle a result; numbers and short text need no care."""
     if type(value) in PLAIN and sys.getsizeof(value) < INLINE_MAX:
         return pickle.dumps(value, 5)
-    return pack(value, arena)
+    return pack(value, arena, sharing=sharing)
 
 
 class Sink:
@@ -236,14 +241,15 @@ def _fill(arena: Arena, data: Any, position: int) -> tuple[Extent, int]:
     return extent, position
 
 
-def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: dict[type, Callable[[Any], Any]]) -> Any:
     """Return a pickler that refers to classes and functions by their names."""
     pickler = pickle.Pickler(sink, 5, buffer_callback=is_small)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **special}
+    # A table of its own class finds registered types, and those of `copyreg`, itself.
+    pickler.dispatch_table = {**copyreg.dispatch_table, **special} if type(special) is dict else special
     return pickler
 
 
-def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Mapping[type, Callable[[Any], Any]]) -> Any:
+def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: dict[type, Callable[[Any], Any]]) -> Any:
     """Return a pickler that writes classes and functions down where they have no name that a worker could import."""
     return make_pickler(sink, is_small, special)
 
@@ -256,7 +262,7 @@ def custom_reducers(packing: Packing) -> dict[type, Callable[[Any], Any]]:
     array_type = getattr(sys.modules.get("numpy"), "ndarray", None)
     if array_type is not None:
         special[array_type] = _freeze_array if packing.is_frozen else _reduce_array
-    return special
+    return special if packing.sharing is None else packing.sharing.table(special, packing)
 
 
 def _reduce_with(reducer: Reducer, packing: Packing, value: Any) -> Any:

@@ -378,6 +378,10 @@ class ProcessBackend:
             self._events.append(m.EndFailed(link.worker_id, link.generation, method.decode(), decode_error(encoded)))
         elif kind == wire.PARTS:
             link.lane.expect(body)
+        elif kind == wire.SHARED:
+            link.lane.keep(body)
+        elif kind == wire.UNSHARED:
+            link.lane.drop(body)
         elif kind == wire.DEBUG_IN and link.is_given_up:
             self._answer_debugger(link, b"")  # nobody is asked for a call that nobody wants: its debugger ends
         elif kind in (wire.DEBUG_OUT, wire.DEBUG_IN, wire.DEBUG_END):
