@@ -40,6 +40,7 @@ LATE_IMPORTS = {
     "asyncio",
     "torch",
     "pynvml",
+    "threadpoolctl",
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }
 

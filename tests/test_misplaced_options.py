@@ -71,7 +71,7 @@ def test_several_and_misspelt_options_are_named(scorer: ProxyPool[Scorer]) -> No
         scorer.score([1], map_args=True, timeout=3, retries=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"'time_out' \(did you mean 'timeout'\?\) .* score.options\(timeout=...\)"):
         scorer.score.submit(1, time_out=3)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'$"):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'$"):
         scorer.score.submit(1, colour=3)
 
 

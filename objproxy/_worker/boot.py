@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from objproxy._worker import lineage
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
+from objproxy._worker.native_threads import limit_threads
 from objproxy._worker.seeding import ItemStreams, seed_worker
 from objproxy._worker.shared_values import register_packed
 from objproxy._worker.wire import Operation
@@ -32,7 +32,7 @@ class Boot(NamedTuple):
     cpu_ids : tuple of int or None
         Processors that the worker may use.
     n_threads : int or None
-        Limit for libraries that have to be told by a call (PyTorch).
+        Limit for libraries that have to be told by a call; see `native_threads`.
     entropy : int
         Root of the random streams.
     seed_words : tuple of int or None
@@ -106,13 +106,6 @@ def apply_environment(boot: Boot) -> None:
         os.sched_setaffinity(0, boot.cpu_ids)
 
 
-def limit_threads(n_threads: int | None) -> None:
-    """Tell libraries that do not read the environment how many threads they may use."""
-    torch = sys.modules.get("torch")
-    if torch is not None and n_threads is not None:
-        torch.set_num_threads(n_threads)
-
-
 #: The class that the nursery has loaded, by its pickle; its workers inherit it.
 _loaded: dict[bytes, Any] = {}
 
@@ -132,11 +125,11 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
 
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
+    limit_threads(boot.n_threads)
     factory = load_factory(boot.factory)
     register_packed(boot.shared_types)  # behind those that the module of the class registers
     lineage.here.is_loading = False  # the constructor may make a pool
     seed_worker(boot.seed_words)
-    limit_threads(boot.n_threads)
     began = time.perf_counter()
     if boot.has_snapshot:
         instance = _load_snapshot(read_cargo())

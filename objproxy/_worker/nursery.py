@@ -38,7 +38,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from objproxy._worker import lineage, platform
+from objproxy._worker import lineage, native_threads, platform
 from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
 from objproxy._worker.segments import remove_files
 
@@ -187,6 +187,9 @@ class Nursery:
             self._load(settings["preload"], settings["modules"])
         # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
         self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1
+        if settings["preload"] is not None and not self._must_exec:
+            self._must_exec = native_threads.must_not_be_forked()
+            native_threads.release_openmp()
         gc.freeze()  # as in run_root
 
     def _load(self, preload: bytes, modules: list[str]) -> None:

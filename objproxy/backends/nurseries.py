@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from objproxy._worker import lineage, segments
+from objproxy._worker import lineage, native_threads, segments
 from objproxy._worker.descriptors import is_open, make_socket_pair
 from objproxy._worker.leaving import forget_parents_end
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
@@ -194,6 +194,7 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
             stream.flush()  # what stands in the buffer would be written once more by every worker
+    native_threads.release_openmp()
     segments.is_forking_own_child = True
     try:
         pid = os.fork()  # the hooks below close every other pool's descriptors in the child
@@ -203,6 +204,7 @@ def _fork_nursery(ours: socket.socket, theirs: socket.socket) -> int:
         # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
         gc.freeze()
         forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
+        native_threads.is_forked_from_program = True
         ours.close()
         os.setpgid(0, 0)
         run_nursery(theirs.detach(), owner)
