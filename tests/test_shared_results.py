@@ -15,7 +15,7 @@ import vocab_targets
 from objproxy import ProxyPool, ResultPickleError, WorkerDiedError, register_shared
 from objproxy._worker import shared_values
 from optional import need
-from vocab_targets import Doc, Growing, GrowingVocab, Pairs, Parser, Stubborns, Vocab
+from vocab_targets import Doc, Growing, GrowingVocab, Left, Pairs, Parser, Reader, Stubborns, Vocab
 
 TEXTS = [f"text {i} of {i * 7}" for i in range(24)]
 
@@ -249,3 +249,50 @@ def test_documents_of_spacy_share_their_vocab(registry: dict[Any, Any]) -> None:
     assert [[token.text for token in doc] for doc in docs] == [[f"word{i}", "seen", f"late{i}", "."] for i in range(40)]
     assert [doc[0].lemma_ for doc in docs] == [f"lemma-of-word{i}" for i in range(40)]
     assert len({id(doc.vocab) for doc in docs}) == 2
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_arguments_share_an_object_in_each_worker(portable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if portable:
+        monkeypatch.setenv("OBJPROXY_PORTABLE", "1")
+    vocab = Vocab()
+    docs = [Doc(vocab, text.split()) for text in TEXTS]
+    with ProxyPool(Reader, worker_count=2) as pool:
+        for verb in VERBS.values():
+            found = verb(pool.read, docs)
+            assert sorted(text for text, _ in found) == sorted(TEXTS)
+            assert {n_vocabs for _, n_vocabs in found} == {1}
+        assert pool.read.broadcast(docs[0], salt=object) == [(TEXTS[0], 1)] * 2
+        assert pool.read.options(chunksize=4).map(docs, salt=[lambda: 1] * 24)[-1] == (TEXTS[-1], 1)  # goes by value
+
+
+def test_arguments_whose_version_has_changed_are_sent_anew() -> None:
+    vocab = GrowingVocab()
+    with ProxyPool(Reader, worker_count=1) as pool:
+        found = [pool[0].read(Doc(vocab, text.split())) for text in TEXTS[:5]]
+        assert [text for text, _ in found] == TEXTS[:5]
+        assert pool[0].n_alive() <= 2
+
+
+def test_arguments_are_given_up_with_their_pool() -> None:
+    vocab = Vocab()
+    gone = weakref.ref(vocab)
+    with ProxyPool(Reader, worker_count=1) as pool:
+        assert pool[0].read(Doc(vocab, ["a", "word"])) == ("a word", 1)
+        del vocab
+        assert pool[0].read(Doc(Vocab(), ["another"])) == ("another", 2)
+        gc.collect()
+        assert gone() is None  # a new one is sent, and the old one is used no more
+        assert pool[0].n_alive() == 1
+
+
+def test_arguments_may_refer_to_each_other() -> None:
+    left = Left()
+    with ProxyPool(Reader, worker_count=2) as pool:
+        assert pool.same.options(chunksize=2).map([left] * 6, [left.right] * 6) == [True] * 6
+
+
+def test_a_worker_that_is_replaced_gets_what_arguments_share() -> None:
+    with ProxyPool(Parser, worker_count=1) as parsers, ProxyPool(Reader, worker_count=1, max_tasks_per_worker=3) as readers:
+        docs = parsers.parse.map(TEXTS)  # they come from workers, and go to others
+        assert readers.read.map(docs) == [(text, 1) for text in TEXTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -145,3 +146,22 @@ class Stubborns:
 
     def unloaded_at(self, item: int) -> Any:
         return [item, self.unloaded] if item % 2 else item
+
+
+class Reader:
+    """Takes documents as arguments."""
+
+    def __init__(self) -> None:
+        self.vocabs: dict[int, Vocab] = {}
+
+    def read(self, doc: Doc, *, salt: Any = None) -> tuple[str, int]:
+        self.vocabs[id(doc.vocab)] = doc.vocab
+        return doc.text, len(self.vocabs)
+
+    def n_alive(self) -> int:
+        gc.collect()
+        self.vocabs.clear()
+        return sum(isinstance(value, Vocab) for value in gc.get_objects())
+
+    def same(self, left: Any, right: Any) -> bool:
+        return left.right is right and right.left is left

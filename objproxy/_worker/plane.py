@@ -135,6 +135,11 @@ def get_shared(key: int) -> Any:
     return opened[key]
 
 
+def get_shared_part(key: int, index: int) -> Any:
+    """Return one of several shared objects; this is how an argument of a registered type looks in a pickle."""
+    return get_shared(key)[index]
+
+
 def forget_shared(key: int) -> None:
     """Let go of a shared object, whose owner has closed it; what the user's object keeps of it stays."""
     opened.pop(key, None)
@@ -159,4 +164,13 @@ def _open_value(plane: WorkerPlane, stream: bytes, parts: list[Part]) -> Any:
     return freeze(plane.unpack(stream, parts))
 
 
-_OPENERS: dict[str, Callable[[WorkerPlane, Any, list[Part]], Any]] = {"array": _open_array, "value": _open_value}
+def _open_group(plane: WorkerPlane, stream: bytes, parts: list[Part]) -> Any:
+    """Rebuild objects of registered types, once for all calls to come."""
+    return plane.unpack(stream, parts)[1]
+
+
+_OPENERS: dict[str, Callable[[WorkerPlane, Any, list[Part]], Any]] = {
+    "array": _open_array,
+    "value": _open_value,
+    "group": _open_group,
+}

@@ -227,6 +227,11 @@ class Sharing:
             if is_full or _count_references(held) <= _ONE_REFERENCE:
                 self._drop(key)
 
+    def drop_all(self) -> None:
+        """Forget all objects."""
+        for key in list(self._held):
+            self._drop(key)
+
     def _drop(self, key: int) -> None:
         held = self._held.pop(key, None)
         if held is not None:

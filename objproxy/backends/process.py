@@ -41,6 +41,7 @@ from objproxy._worker.descriptors import make_pipe, make_socket_pair
 from objproxy._worker.items import pack_operation
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack
+from objproxy._worker.shared_values import registered
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.debugging import DebugDesk
@@ -49,6 +50,7 @@ from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNur
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import WRITABLE, Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
+from objproxy.backends.shared_objects import ArgumentSharing
 from objproxy.backends.surroundings import apply_changes, working_directory
 from objproxy.handling import describe
 
@@ -71,6 +73,7 @@ class ProcessBackend:
         self._memory_kills = platform.MemoryKills()
         self._plane = program_plane()
         self._arena: Arena | None = None  # for arguments on their way
+        self._sharing: ArgumentSharing | None = None  # what they share, once a type is registered
         self._events: list[m.Event] = []
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._desk = DebugDesk()
@@ -113,7 +116,11 @@ class ProcessBackend:
 
     def encode(self, operation: Operation) -> bytes | Parcel:
         """Pickle, here and now."""
-        return pack_operation(operation, self._arena)
+        if not registered:
+            return pack_operation(operation, self._arena)
+        if self._sharing is None:
+            self._sharing = ArgumentSharing(self._arena)
+        return self._sharing.pack(operation)
 
     def pack(self, value: Any) -> bytes | Parcel:
         """Pickle a value."""
@@ -285,6 +292,8 @@ class ProcessBackend:
         for link in self._links.values():  # none, but for those that the kernel could not end
             link.lane.end(is_certain=False)
         self._close_descriptors()
+        if self._sharing is not None:
+            self._sharing.close()
         if self._arena is not None:
             self._plane.close_arena(self._arena)
 
