@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ def _has_openmp() -> bool:
 
 needs_openmp = pytest.mark.skipif(not _has_openmp(), reason="this needs libgomp.so.1")
 
-INSTALLED = [name for name in COUNTS if importlib.util.find_spec(name)]
+INSTALLED = [name for name in COUNTS if name != "threadpoolctl" and importlib.util.find_spec(name)]
 
 
 @pytest.fixture
@@ -162,3 +164,24 @@ def test_a_connection_keeps_the_threads_that_its_configuration_names(monkeypatch
     duckdb.connect()
     duckdb.connect("file", config={"threads": 5})
     assert said == ["SET threads TO 2"] * 2
+
+
+def test_what_the_program_has_loaded_is_limited_in_forked_workers() -> None:
+    """The BLAS of NumPy, which reads its variable only when it is loaded."""
+    need("threadpoolctl")
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy
+from thread_targets import Counter
+from objproxy import ProxyPool
+for n_threads in (1, None):
+    with ProxyPool(Counter, worker_count=1, start_method="fork", threads_per_worker=n_threads) as pool:
+        print(pool[0].count("threadpoolctl"))
+"""
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    env.pop("OPENBLAS_NUM_THREADS", None)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, env=env)
+    assert done.stderr == ""
+    limited, free = map(json.loads, done.stdout.splitlines())
+    assert set(limited) <= {1}
+    assert len(free) == len(limited)

@@ -20,13 +20,18 @@ from vocab_targets import Doc, Growing, GrowingVocab, Left, Pairs, Parser, Reade
 TEXTS = [f"text {i} of {i * 7}" for i in range(24)]
 
 
-@pytest.fixture
+#: What the targets have registered; other tests are run without.
+REGISTERED = dict(shared_values.registered)
+if "PYTEST_CURRENT_TEST" not in os.environ:  # no worker that imports this module
+    shared_values.registered.clear()
+
+
+@pytest.fixture(autouse=True)
 def registry() -> Iterator[dict[Any, Any]]:
-    """Forget what the test registers."""
-    before = dict(shared_values.registered)
+    """Have the types of the targets be registered during each test, and no other type afterwards."""
+    shared_values.registered.update(REGISTERED)
     yield shared_values.registered
     shared_values.registered.clear()
-    shared_values.registered.update(before)
 
 
 def _stream(method: Any, items: list[Any]) -> list[Any]:

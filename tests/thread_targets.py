@@ -40,6 +40,9 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
     "numexpr": lambda numexpr: numexpr.set_num_threads(1),  # returns what it was
     "polars": lambda polars: polars.thread_pool_size(),
     "pyarrow": lambda pyarrow: [pyarrow.cpu_count(), pyarrow.io_thread_count()],
+    "threadpoolctl": lambda threadpoolctl: [
+        found["num_threads"] for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"
+    ],
     "torch": lambda torch: [torch.get_num_threads(), torch.get_num_interop_threads()],
 }
 

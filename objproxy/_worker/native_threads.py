@@ -141,13 +141,20 @@ def _limit_loaded(n_threads: int) -> None:
     kinds = [kind for kind, variable in _KINDS.items() if _is_ours(variable, n_threads)]
     if kinds and "numpy" in sys.modules:
         with contextlib.suppress(Exception):  # as in _tell
-            _threadpoolctl().threadpool_limits(dict.fromkeys(kinds, n_threads))
+            _load_threadpoolctl().threadpool_limits(dict.fromkeys(kinds, n_threads))
+
+
+def prepare_limits() -> None:
+    """Load what workers need to limit loaded libraries, once for all that are forked from this process."""
+    if is_forked_from_program and "numpy" in sys.modules and any(variable in os.environ for variable in _KINDS.values()):
+        with contextlib.suppress(ImportError):
+            _load_threadpoolctl()
 
 
 _KINDS = {"blas": "OPENBLAS_NUM_THREADS", "openmp": "OMP_NUM_THREADS"}
 
 
-def _threadpoolctl() -> Any:
+def _load_threadpoolctl() -> Any:
     import threadpoolctl
 
     return threadpoolctl
@@ -165,9 +172,14 @@ def find_unbounded(environ: Iterable[str]) -> dict[str, str]:
     if "polars" in sys.modules and "POLARS_MAX_THREADS" in environ:
         found["polars"] = "its threads do not survive a fork, and queries of a worker may hang or fail"
     has_blas = "numpy" in sys.modules and "OPENBLAS_NUM_THREADS" in environ
-    if has_blas and "threadpoolctl" not in sys.modules and _find_spec("threadpoolctl") is None:
+    if has_blas and not _has_threadpoolctl():
         found["numpy"] = "its BLAS is loaded; with the package threadpoolctl it can be limited all the same"
     return found
+
+
+@functools.cache
+def _has_threadpoolctl() -> bool:
+    return _find_spec("threadpoolctl") is not None
 
 
 class _Finder:

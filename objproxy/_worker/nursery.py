@@ -183,6 +183,7 @@ class Nursery:
         sys.argv[:] = settings["argv"]
         with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
             os.chdir(settings["cwd"])
+        native_threads.prepare_limits()
         if settings["preload"] is not None:
             self._load(settings["preload"], settings["modules"])
         # A forked copy of a process with threads may hang on a lock that one of them held; a fresh interpreter cannot.
