@@ -161,7 +161,7 @@ def make_core(
 
 
 def _tell_unbounded(settings: PoolSettings, n_workers: int) -> None:
-    """Tell of libraries whose threads forked workers cannot limit, each once: a warning where a number was asked for."""
+    """Tell of libraries whose threads forked workers cannot limit, each once."""
     n_threads = settings.n_threads(n_workers)
     if n_threads is None or n_threads >= usable_cpu_count():
         return
@@ -173,11 +173,13 @@ def _tell_unbounded(settings: PoolSettings, n_workers: int) -> None:
             f"start_method='fork': the program has loaded {name} already, so its threads in workers cannot be limited to "
             f"{n_threads}: {reason}. Use the default start method, or import {name} in the workers only."
         )
-        if isinstance(settings.threads_per_worker, int):
-            warnings.warn(said, UserWarning, stacklevel=5)
+        is_asked_for = isinstance(settings.threads_per_worker, int)
+        # Too many threads of BLAS cost time, and nearly every program has it loaded; others may hang.
+        is_harmless = name == "numpy"
+        if is_asked_for and not is_harmless:
+            warnings.warn(said, UserWarning, stacklevel=4)
         else:
-            # Too many threads of BLAS cost time, and nearly every program has it loaded; others may hang.
-            _logger.log(logging.INFO if name == "numpy" else logging.WARNING, said)
+            _logger.log(logging.INFO if is_harmless and not is_asked_for else logging.WARNING, said)
 
 
 def _make_timeline() -> Timeline:

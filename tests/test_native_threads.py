@@ -185,3 +185,19 @@ for n_threads in (1, None):
     limited, free = map(json.loads, done.stdout.splitlines())
     assert set(limited) <= {1}
     assert len(free) == len(limited)
+
+
+def test_blas_that_is_loaded_is_told_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, told: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native_threads, "_has_threadpoolctl", lambda: False)
+    monkeypatch.setattr(making, "usable_cpu_count", lambda: 8)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    need("numpy")
+    with caplog.at_level(logging.INFO, "objproxy"):
+        ProxyPool(OpenMP, worker_count=1, start_method="fork", threads_per_worker=1).close()
+        making._told_unbounded.clear()
+        ProxyPool(OpenMP, worker_count=8, start_method="fork").close()
+    records = [record for record in caplog.records if "loaded numpy" in record.getMessage()]
+    assert [record.levelname for record in records] == ["WARNING", "INFO"]
+    assert all("threadpoolctl" in record.getMessage() for record in records)
