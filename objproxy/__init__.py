@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from objproxy._worker.context import Worker, current_worker, report_progress
     from objproxy._worker.reducers import register_buffers
+    from objproxy._worker.shared_values import register_shared
     from objproxy.dashboard.control import DashboardDetails, connect_to_dashboard, shutdown_dashboard, start_dashboard
     from objproxy.errors import (
         ArgumentPickleError,
@@ -62,6 +63,7 @@ _HOMES = {
     "current_worker": "objproxy._worker.context",
     "register_buffers": "objproxy._worker.reducers",
     "report_progress": "objproxy._worker.context",
+    "register_shared": "objproxy._worker.shared_values",
     **dict.fromkeys(
         (
             "ArgumentPickleError",
@@ -120,6 +122,7 @@ __all__ = [
     "parallelise",
     "preload",
     "register_buffers",
+    "register_shared",
     "report_progress",
     "shutdown_dashboard",
     "simple_process",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from objproxy import backends
 from objproxy._checks import check_count, check_flag
 from objproxy._cpus import usable_cpu_count
 from objproxy._worker import lineage
+from objproxy._worker.native_threads import find_unbounded
 from objproxy.backends.base import Backend
 from objproxy.backends.nurseries import is_root_forked, settle_start_method
 from objproxy.backends.watched import WatchedBackend, Watcher
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from objproxy.timeline import Timeline
 
 _pool_numbers = itertools.count(1)
+_logger = logging.getLogger("objproxy")
+
+#: Libraries of which was told that forked workers cannot limit their threads.
+_told_unbounded: set[str] = set()
 
 #: What a pool of processes loads when it is made, and this module does not.
 _LOADED_LATER = (
@@ -130,6 +136,8 @@ def make_core(
             **({"on_progress": on_progress} if on_progress is not None else {}),
         )
         settings.check_for(engine.name, engine.capabilities)
+        if settings.start_method == "fork":
+            _tell_unbounded(settings, n_workers)
         recipe = PoolRecipe(
             ClassInfo(cls),
             name=name or f"pool-{next(_pool_numbers)}",
@@ -150,6 +158,28 @@ def make_core(
         engine.close()  # it holds descriptors from the beginning
         raise
     return core
+
+
+def _tell_unbounded(settings: PoolSettings, n_workers: int) -> None:
+    """Tell of libraries whose threads forked workers cannot limit, each once."""
+    n_threads = settings.n_threads(n_workers)
+    if n_threads is None or n_threads >= usable_cpu_count():
+        return
+    for name, reason in find_unbounded(settings.thread_environ(n_workers)).items():
+        if name in _told_unbounded:
+            continue
+        _told_unbounded.add(name)
+        said = (
+            f"start_method='fork': the program has loaded {name} already, so its threads in workers cannot be limited to "
+            f"{n_threads}: {reason}. Use the default start method, or import {name} in the workers only."
+        )
+        is_asked_for = isinstance(settings.threads_per_worker, int)
+        # Too many threads of BLAS cost time, and nearly every program has it loaded; others may hang.
+        is_harmless = name == "numpy"
+        if is_asked_for and not is_harmless:
+            warnings.warn(said, UserWarning, stacklevel=4)
+        else:
+            _logger.log(logging.INFO if is_harmless and not is_asked_for else logging.WARNING, said)
 
 
 def _make_timeline() -> Timeline:

@@ -18,7 +18,7 @@ from objproxy._worker.wire import Operation
 from objproxy.awaiting import wait_for
 from objproxy.errors import ArgumentPickleError
 from objproxy.handling import is_a
-from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
+from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, advise, find_options, make_options
 from objproxy.progress import Progress
 from objproxy.results import shape_results
 from objproxy.signatures import MethodInfo
@@ -161,7 +161,7 @@ class PoolMethod(_Method):
     def _fan_out(self, args: Sequence[Any], kwargs: dict[str, Any], options: CallOptions) -> Any:
         core = self._core
         core.driver.check_usable()
-        self._info.check(tuple(args), kwargs)
+        self._info.check_items(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
         if source.is_endless:
             raise ValueError(
@@ -220,7 +220,7 @@ class PoolMethod(_Method):
         core, options = self._core, self._options
         core.driver.check_usable()
         self._check_is_free()
-        self._info.check(tuple(args), kwargs)
+        self._info.check_items(tuple(args), kwargs)
         source = make_source(self._info.name, args, kwargs)
         run = core.verbs.run(
             source,
@@ -257,6 +257,7 @@ class PoolMethod(_Method):
         ordered: bool = True,
         maxsize: int | None = None,
         on_error: str | Callable[[int, Any, BaseException], Any] | None = None,
+        **others: Any,
     ) -> TaskStream:
         """Return a stream: items are put, and results got, at any time and from any thread.
 
@@ -270,6 +271,8 @@ class PoolMethod(_Method):
         on_error : str or callable or None
             As in `options`, which gives the default; or ``on_error(index, item, error)``, which gives the result in
             place of the error, or raises.
+        **others
+            Are refused: other options belong into `options`, and arguments are put into the stream.
 
         Returns
         -------
@@ -281,6 +284,8 @@ class PoolMethod(_Method):
         ------
         ValueError
             The pool is dedicated, or the options ask for rounds or a progress bar.
+        TypeError
+            There is another keyword.
 
         Examples
         --------
@@ -293,6 +298,10 @@ class PoolMethod(_Method):
         ('xayaz', '1a2', 'nao')
         """
         core, options, name, label = self._core, self._options, self._info.name, self._label
+        if others:
+            found = find_options(others)
+            said = advise(name, found) if found else "what the method takes is put into the stream"
+            raise TypeError(f"{name}.stream() got unexpected keyword arguments {', '.join(map(repr, others))}; {said}")
         core.driver.check_usable()
         self._check_is_free()
         if options.progress_bar:
@@ -345,6 +354,7 @@ class PoolMethod(_Method):
             As for `imap`.
         """
         self._check_is_free()
+        self._info.check_items(args, kwargs)
         limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
         limit = limit(None) if callable(limit) else limit
         pending: deque[CallFuture | ArgumentPickleError] = deque()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from objproxy._checks import check_count, check_flag, check_seconds, check_whole
@@ -168,6 +168,29 @@ class CallOptions:
 
 DEFAULTS = CallOptions()
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(CallOptions))
+
+#: Every name of an option.
+OPTION_NAMES = frozenset((*_FIELDS, *CALL_KEYWORDS))
+
+
+def find_options(names: Iterable[str]) -> dict[str, str]:
+    """Return which of some keywords are options, or look like one that was misspelt, with the option's name."""
+    found = {}
+    for name in names:
+        close = [name] if name in OPTION_NAMES else difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.75)
+        if close:
+            found[name] = close[0]
+    return found
+
+
+def advise(method: str, found: dict[str, str]) -> str:
+    """Return what an error says of options that were given as arguments of a method."""
+    said = [repr(name) if name == option else f"{name!r} (did you mean {option!r}?)" for name, option in found.items()]
+    verb = "is an option of this library and belongs" if len(said) == 1 else "are options of this library and belong"
+    how = ", ".join(f"{option}=..." for option in dict.fromkeys(found.values()))
+    return f"{' and '.join(said)} {verb} into options(...): {method}.options({how})"
+
 
 def make_options(base: CallOptions, changes: dict[str, Any]) -> CallOptions:
     """Return `base` with `changes`, whose names may be those of the five libraries' users.
@@ -180,10 +203,9 @@ def make_options(base: CallOptions, changes: dict[str, Any]) -> CallOptions:
     if "synchronize_workers" in changes:
         changes = {**changes, "synchronize": bool(changes["synchronize_workers"])}
         del changes["synchronize_workers"]
-    known = [field.name for field in dataclasses.fields(CallOptions)]
     for name in changes:
-        if name not in known:
-            raise TypeError(f"there is no option {name!r}{suggest(name, known)}; the options are {', '.join(known)}")
+        if name not in _FIELDS:
+            raise TypeError(f"there is no option {name!r}{suggest(name, _FIELDS)}; the options are {', '.join(_FIELDS)}")
     return dataclasses.replace(base, **changes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import sys
@@ -16,6 +17,7 @@ from objproxy._worker.boot import Boot
 from objproxy._worker.context import worker_spawn_key
 from objproxy._worker.heritage import find_heritage
 from objproxy._worker.lineage import find_depth
+from objproxy._worker.shared_values import pack_registry
 from objproxy.devices import Device, constructor_value
 from objproxy.errors import ArgumentPickleError, SharedMemoryFullError
 from objproxy.handling import describe
@@ -123,6 +125,11 @@ class PoolRecipe:
         packed: bytes = _pack(wire.dumps, self.info.name, pair, f"what was registered for {pair[0].__qualname__}")
         return packed
 
+    @functools.cached_property
+    def shared_types(self) -> tuple[tuple[str, str, Any], ...]:
+        """The types whose objects cross once."""
+        return pack_registry(lambda name, version: _pack(wire.dumps, self.info.name, version, f"the version of {name}"))
+
     def _name_factory(self) -> str:
         """Return what an error calls the class."""
         factory = self.info.factory
@@ -135,7 +142,7 @@ class PoolRecipe:
 
     def check(self, n_workers: int) -> None:
         """Pickle everything for so many workers now, so that what cannot be sent is told before any process starts."""
-        _ = self.factory, self.registered
+        _ = self.factory, self.registered, self.shared_types
         for worker_id in range(n_workers):
             self._packed_arguments(worker_id)
 
@@ -234,6 +241,7 @@ class PoolRecipe:
             max_rss=self._max_rss,
             depth=self.depth,
             heritage=find_heritage(),
+            shared_types=self.shared_types if with_pickles else (),
         )
 
     def _snapshot(self, worker_id: int, generation: int) -> bytes | None:

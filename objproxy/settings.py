@@ -14,7 +14,7 @@ from objproxy.backends.base import Capabilities, _ignore_progress
 from objproxy.errors import NotSupportedError
 
 #: What numerical libraries read, once, when they are loaded.
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -22,7 +22,19 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "NUMBA_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "TOKIO_WORKER_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "ARROW_IO_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "BLOSC_NTHREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+
+#: Threads of Arrow's pool for input and output where no variable says another number.
+_ARROW_IO_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +117,8 @@ class PoolSettings:
         n_threads = self.n_threads(n_workers)
         if n_threads is None:
             return {}
-        return {name: str(n_threads) for name in _THREAD_VARIABLES if name not in os.environ}
+        most = {"ARROW_IO_THREADS": _ARROW_IO_THREADS}  # more than it would have anyway
+        return {name: str(min(n_threads, most.get(name, n_threads))) for name in THREAD_VARIABLES if name not in os.environ}
 
 
 def check_cpu_ids(cpu_ids: Any, n_workers: int) -> tuple[tuple[int, ...], ...] | None:

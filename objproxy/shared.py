@@ -8,7 +8,6 @@ nothing of this.
 from __future__ import annotations
 
 import functools
-import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
@@ -18,58 +17,16 @@ from objproxy._worker.arena import map_shared
 from objproxy._worker.loans import BESIDE, Borrower, Part
 from objproxy._worker.mutable import shared_types
 from objproxy._worker.parcel import Packing, Parcel
-from objproxy._worker.plane import get_shared
 from objproxy._worker.segments import Mapping, Segments
 from objproxy.array_operations import ArrayOperations
-from objproxy.backends.plane import Lane, program_plane
+from objproxy.backends.plane import program_plane
+from objproxy.backends.shared_objects import OpenedObject
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
     Shape = SupportsIndex | Sequence[SupportsIndex]
-
-_keys = itertools.count(1)
-
-
-class _Shared:
-    """A shared object as the lanes to the workers see it (`backends.plane.SharedObject`)."""
-
-    def __init__(self, kind: str, about: Any, parcel: Parcel) -> None:
-        self.key = next(_keys)
-        self.kind = kind
-        self.about = about
-        self.parcel = parcel
-        self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
-        self._is_closed = False
-
-    def is_opened_by(self, lane: Lane) -> None:
-        """Note who has to be told when this is closed."""
-        self._lanes.add(lane)
-        if self._is_closed:  # by now: the call that named it was waiting for its worker
-            lane.forget(self.key)
-
-    def close(self) -> None:
-        """Tell everybody who has it open."""
-        self._is_closed = True
-        for lane in list(self._lanes):
-            lane.forget(self.key)
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether its memory belongs to the parent of this forked process."""
-        return any(extent.arena.segments.is_inherited for extent, _ in self.parcel.pieces)
-
-    def reduce(self, packing: Packing) -> Any:
-        """Return how it looks in a pickle."""
-        packing.shared.append(self)
-        return get_shared, (self.key,)
-
-    def __del__(self) -> None:
-        arenas = {extent.arena for extent, _ in self.parcel.pieces}
-        self.parcel.pieces.clear()
-        for arena in arenas:
-            arena.trim_if_free()
 
 
 class SharedArray(ArrayOperations):
@@ -193,7 +150,7 @@ class SharedArray(ArrayOperations):
         self._is_fresh = extent.is_fresh
         self._array: Any = np.ndarray(shape, dtype, memory, order=order)
         self._about = dtype, shape
-        self._shared: _Shared | None = _Shared("array", (dtype, shape, order), Parcel(b"", [(extent, BESIDE)]))
+        self._shared: OpenedObject | None = OpenedObject("array", (dtype, shape, order), Parcel(b"", [(extent, BESIDE)]))
         self._key = self._shared.key
         self._end = weakref.finalize(self, self._shared.close)
         self._end.atexit = False
@@ -308,7 +265,7 @@ class SharedValue:
         if parcel.shared:
             raise TypeError("a value that holds a SharedArray cannot be put: pass the SharedArray itself, it is shared already")
         self.nbytes = len(parcel.stream) + sum(extent.nbytes for extent, _ in parcel.pieces)
-        self._shared: _Shared | None = _Shared("value", parcel.stream, parcel)
+        self._shared: OpenedObject | None = OpenedObject("value", parcel.stream, parcel)
         self._local: list[Any] = []
         self._end = weakref.finalize(self, self._shared.close)
         self._end.atexit = False

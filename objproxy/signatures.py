@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 
 from objproxy.inspecting import signature_of
-from objproxy.options import CALL_KEYWORDS
+from objproxy.options import CALL_KEYWORDS, OPTION_NAMES, advise, find_options
 
 
 class MethodInfo:
@@ -51,7 +51,30 @@ class MethodInfo:
         try:
             self._accepted.bind(*args, **kwargs)
         except TypeError as exc:
-            raise TypeError(f"{self.name}{self.signature} was called wrongly: {exc}") from None
+            hint = self._find_hint(kwargs)
+            raise TypeError(f"{self.name}{self.signature} was called wrongly: {exc}{hint}") from None
+
+    def _find_hint(self, kwargs: dict[str, Any]) -> str:
+        """Return a hint if options of the call are among the keywords that the method does not take."""
+        assert self._accepted is not None
+        found = find_options(name for name in kwargs if name not in self._accepted.parameters)
+        return f"; {advise(self.name, found)}" if found else ""
+
+    def check_items(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check that the method takes such arguments, each the iterable of a map.
+
+        Raises
+        ------
+        TypeError
+            It does not; or one of them is no iterable and has the name of an option.
+        """
+        self.check(args, kwargs)
+        found = {name: name for name, value in kwargs.items() if name in OPTION_NAMES and not _is_iterable(value)}
+        if found:
+            raise TypeError(
+                f"{self.name} was called wrongly: {advise(self.name, found)}; for arguments of the method give iterables, "
+                "for instance itertools.repeat(...)"
+            )
 
     def check_keywords(self, kwargs: dict[str, Any]) -> None:
         """Refuse a keyword that both the pool and the method know; nobody could tell whose it is."""
@@ -62,6 +85,10 @@ class MethodInfo:
                     f"Write pool.{self.name}.options({name}=...)(...) for the option; "
                     "there every argument is the method's own."
                 )
+
+
+def _is_iterable(value: Any) -> bool:
+    return isinstance(value, (Iterable, AsyncIterable)) or hasattr(type(value), "__getitem__")
 
 
 def _signature(function: Any, drops_self: bool, *, follow_wrapped: bool) -> inspect.Signature | None:

@@ -45,6 +45,7 @@ LATE_IMPORTS = {
     "polars",
     "PIL",
     "pynvml",
+    "threadpoolctl",
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }
 

@@ -131,6 +131,7 @@ def test_pytorch_is_seeded_and_limited_if_it_is_loaded(monkeypatch: pytest.Monke
     for name in ("random", "numpy.random"):
         monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     seed_worker(make_boot().seed_words)
     booting.limit_threads(3)
     booting.limit_threads(None)

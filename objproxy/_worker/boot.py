@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,7 +13,9 @@ from objproxy._worker import lineage, reducers
 from objproxy._worker.context import Worker
 from objproxy._worker.execute import Host
 from objproxy._worker.heritage import Heritage, take_heritage
+from objproxy._worker.native_threads import limit_threads
 from objproxy._worker.seeding import ItemStreams, seed_worker
+from objproxy._worker.shared_values import register_packed
 from objproxy._worker.wire import Operation
 
 
@@ -32,7 +33,7 @@ class Boot(NamedTuple):
     cpu_ids : tuple of int or None
         Processors that the worker may use.
     n_threads : int or None
-        Limit for libraries that have to be told by a call (PyTorch).
+        Limit for libraries that have to be told by a call; see `native_threads`.
     entropy : int
         Root of the random streams.
     seed_words : tuple of int or None
@@ -53,6 +54,8 @@ class Boot(NamedTuple):
         How many pools are above the worker's code; see `lineage`.
     heritage : Heritage or None
         What it takes over as a child of `multiprocessing` does.
+    shared_types : tuple
+        Types whose objects cross once; see `shared_values`.
     segments_prefix, segments_base, shared_memory_limit : str, int, int or None
         Where the worker's shared memory is, and how much it may hold; see `WorkerPlane`.
     """
@@ -75,6 +78,7 @@ class Boot(NamedTuple):
     max_rss: int | None = None
     depth: int = 1
     heritage: Heritage | None = None
+    shared_types: tuple[tuple[str, str, Any], ...] = ()
     segments_prefix: str = ""
     segments_base: int = 0
     shared_memory_limit: int | None = None
@@ -110,13 +114,6 @@ def apply_environment(boot: Boot) -> None:
     take_heritage(boot.heritage, f"{boot.pool_name}-{boot.worker_id}")
 
 
-def limit_threads(n_threads: int | None) -> None:
-    """Tell libraries that do not read the environment how many threads they may use."""
-    torch = sys.modules.get("torch")
-    if torch is not None and n_threads is not None:
-        torch.set_num_threads(n_threads)
-
-
 #: The class that the nursery has loaded, by its pickle; its workers inherit it.
 _loaded: dict[bytes, Any] = {}
 
@@ -137,10 +134,11 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
     `read_cargo` gives what follows the boot message, one after the other: it may be large, and travels like arguments of calls.
     """
     reducers.hear(boot.registered)
+    limit_threads(boot.n_threads)
     factory = load_factory(boot.factory)
+    register_packed(boot.shared_types)  # behind those that the module of the class registers
     lineage.here.is_loading = False  # the constructor may make a pool
     seed_worker(boot.seed_words)
-    limit_threads(boot.n_threads)
     began = time.perf_counter()
     if boot.has_snapshot:
         instance = _load_snapshot(read_cargo())

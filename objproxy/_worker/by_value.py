@@ -28,8 +28,7 @@ def make_pickler(
     from objproxy._worker.code_pickler import ByValuePickler  # loads cloudpickle
 
     pickler = ByValuePickler(sink, 5, buffer_callback=buffer_callback)
-    own = Reducers({}, is_frozen=False) if special is None else special
-    own = Reducers({memoryview: _reduce_view, **own}, is_frozen=own.is_frozen)
+    own = (Reducers({}, is_frozen=False) if special is None else special).extended({memoryview: _reduce_view})
     # The class has a table too, which would hide one that is set in the usual way.
     vars(pickle.Pickler)["dispatch_table"].__set__(pickler, pickler.dispatch_table.new_child(own))
     return pickler

@@ -59,29 +59,34 @@ _MAX_LIGHT = 256
 _SMALL = 1 << 10
 
 
-def pack_operation(operation: Operation, arena: Arena | None) -> bytes | Parcel:
-    """Pickle the arguments of a call; numbers and short text, which need no care, are most of them."""
+def pack_operation(operation: Operation, arena: Arena | None, sharing: Any = None) -> bytes | Parcel:
+    """Pickle the arguments of a call; numbers and short text, which need no care, are most of them.
+
+    `sharing` knows which objects of registered types the workers have; None if none are registered.
+    """
     args = operation.args
     if operation.verb == "map":
-        return _pack_map(operation, arena)
+        return _pack_map(operation, arena, sharing)
     if not operation.kwargs and PLAIN.issuperset(map(type, args)) and sum(map(sys.getsizeof, args)) < INLINE_MAX:
         return pickle.dumps(tuple(operation), 5)
-    return pack(tuple(operation), arena)
+    return pack(tuple(operation), arena, sharing=sharing)
 
 
-def _pack_map(operation: Operation, arena: Arena | None) -> bytes | Parcel:
+def _pack_map(operation: Operation, arena: Arena | None, sharing: Any) -> bytes | Parcel:
     """Pickle the items of a chunk, together if they share nothing that can change."""
     varying = [column for column in operation.args if type(column) is not Constant]
     if len(varying[0]) == 1:
-        return pack(tuple(operation), arena)
+        return pack(tuple(operation), arena, sharing=sharing)
     constants = [column.value for column in operation.args if type(column) is Constant]
     if not all(map(is_immutable, constants)):
-        return _pack_apart(operation, arena)
+        return _pack_apart(operation, arena, sharing)
     if all(_is_small(value) or is_atom(type(value)) for value in constants):
         packed = _pack_at_once(operation, varying, arena)
         if packed is not None:
             return packed
-    return pack(tuple(operation), arena) if share_nothing(varying) else _pack_apart(operation, arena)
+    if share_nothing(varying):
+        return pack(tuple(operation), arena, sharing=sharing)
+    return _pack_apart(operation, arena, sharing)
 
 
 def _is_small(value: Any) -> bool:
@@ -181,20 +186,20 @@ class _LightPickler(pickle.Pickler):
         raise _NotLightError
 
 
-def _pack_apart(operation: Operation, arena: Arena | None) -> bytes | Parcel:
+def _pack_apart(operation: Operation, arena: Arena | None, sharing: Any) -> bytes | Parcel:
     """Pickle the items one by one, by name if possible."""
     try:
-        packed = _pack_rows(operation, arena, by_value=False)
+        packed = _pack_rows(operation, arena, sharing, by_value=False)
     except SharedMemoryFullError:
         raise
     except Exception:
         packed = None
-    return _pack_rows(operation, arena, by_value=True) if packed is None else packed  # type: ignore[return-value]
+    return _pack_rows(operation, arena, sharing, by_value=True) if packed is None else packed  # type: ignore[return-value]
 
 
-def _pack_rows(operation: Operation, arena: Arena | None, *, by_value: bool) -> bytes | Parcel | None:
+def _pack_rows(operation: Operation, arena: Arena | None, sharing: Any, *, by_value: bool) -> bytes | Parcel | None:
     """Pickle the items one by one, in one of the two ways; None if that has to be by value and shall not."""
-    packing = Packing([], is_frozen=False)
+    packing = Packing([], is_frozen=False, sharing=sharing)
     writer = _RowWriter(operation.args, arena, packing, by_value=by_value)
     rows = writer.write()
     if not by_value and names_unimportable(rows.stream):

@@ -107,6 +107,7 @@ class WorkerLoop:
             lane, data = self._perform(operation)
             del operation  # its arrays are given back before the answer can lead to the next call
             self._answer(seq, began, lane, data)
+        self._plane.drop_unshared()
         self._item_base = None
 
     def _choose_streams(self, streams: ItemStreams, verb: str) -> None:
@@ -138,7 +139,7 @@ class WorkerLoop:
         if forking.is_child:
             forking.end_child()
         try:
-            return wire.PICKLES, self._plane.pack(value)
+            return wire.PICKLES, self._plane.pack(value, may_share=operation.verb != "get")
         except BaseException as exc:
             return wire.ERRORS, encode_error(explain_result(exc, self._host.worker.worker_id, operation.name, value))
 
@@ -225,7 +226,8 @@ def _boot(channel: wire.WorkerChannel, segments_fd: int | None) -> tuple[Host, W
     """Bring the worker up and tell the parent; None if the constructor failed."""
     _kind, body = channel.receive()
     boot: booting.Boot = pickle.loads(body)
-    plane = WorkerPlane(segments_fd, boot.segments_prefix, boot.segments_base, boot.shared_memory_limit)
+    prefix, base = boot.segments_prefix, boot.segments_base
+    plane = WorkerPlane(segments_fd, prefix, base, boot.shared_memory_limit, channel.write)
 
     def read_cargo() -> Any:
         _kind, body, parts = receive(channel, plane)

@@ -40,7 +40,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from objproxy._worker import hubs, lineage, natives, platform, process_state
+from objproxy._worker import hubs, lineage, native_threads, natives, platform, process_state
 from objproxy._worker.descriptors import (
     StreamSocket,
     fill_standard_streams,
@@ -204,11 +204,15 @@ class Nursery:
         sys.argv[:] = settings["argv"]
         with contextlib.suppress(OSError):  # it was removed meanwhile: the program itself could not go there either
             os.chdir(settings["cwd"])
+        native_threads.prepare_limits()
         if settings["preload"] is not None:
             self._load(settings["preload"], settings["modules"])
         # A forked copy of a process with threads, or greenlets, may hang on a lock that one of them held; a fresh interpreter
         # cannot, and has these threads.
         self._must_exec = settings["start_method"] == "spawn" or len(sys._current_frames()) > 1 or hubs.has_work()
+        if settings["preload"] is not None and not self._must_exec:
+            self._must_exec = native_threads.must_not_be_forked()
+            native_threads.release_openmp()
         gc.freeze()  # as in run_root
 
     def _load(self, preload: bytes, modules: list[str]) -> None:

@@ -88,10 +88,13 @@ class Packing(NamedTuple):
         Shared objects that were met.
     is_frozen : bool
         Whether arrays shall arrive read-only.
+    sharing : Sharing or None
+        Knows which objects of registered types the receiver has; None if none are registered (see `shared_values`).
     """
 
     shared: list[Any]
     is_frozen: bool
+    sharing: Any = None
 
 
 Reducer = Callable[[Any, Packing], Any]
@@ -127,7 +130,7 @@ def resolve(value: Any, *, within: tuple[int, ...] = ()) -> Any:
     return value if all(map(operator.is_, parts, value)) else kind(parts)
 
 
-def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes | Parcel:
+def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False, sharing: Any = None) -> bytes | Parcel:
     """Pickle `value`, with its large buffers beside it; what no other process can import by name goes by value.
 
     Parameters
@@ -138,6 +141,8 @@ def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes |
         Where large buffers go; None keeps everything in the pickle.
     is_frozen : bool
         Whether arrays shall arrive read-only.
+    sharing : Sharing or None
+        As in `Packing`.
 
     Raises
     ------
@@ -147,12 +152,12 @@ def pack(value: Any, arena: Arena | None, *, is_frozen: bool = False) -> bytes |
         Whatever the value's own pickling raises.
     """
     try:
-        packed = pack_in_one_way(value, arena, Packing([], is_frozen), by_value=False)
+        packed = pack_in_one_way(value, arena, Packing([], is_frozen, sharing), by_value=False)
     except SharedMemoryFullError:
         raise
     except Exception:
         packed = None
-    return pack_by_value(value, arena, Packing([], is_frozen)) if packed is None else packed
+    return pack_by_value(value, arena, Packing([], is_frozen, sharing)) if packed is None else packed
 
 
 def pack_by_value(value: Any, arena: Arena | None, packing: Packing) -> bytes | Parcel:
@@ -162,11 +167,11 @@ def pack_by_value(value: Any, arena: Arena | None, packing: Packing) -> bytes | 
     return packed
 
 
-def pack_result(value: Any, arena: Arena) -> bytes | Parcel:
+def pack_result(value: Any, arena: Arena, sharing: Any = None) -> bytes | Parcel:
     """Pickle a result; numbers and short text need no care."""
     if type(value) in PLAIN and sys.getsizeof(value) < INLINE_MAX:
         return pickle.dumps(value, 5)
-    return pack(value, arena)
+    return pack(value, arena, sharing=sharing)
 
 
 class Sink:
@@ -263,7 +268,8 @@ def custom_reducers(packing: Packing) -> Reducers:
     of_arrays = array_reducer(is_frozen=packing.is_frozen)
     if of_arrays is not None:
         special[of_arrays[0]] = of_arrays[1]
-    return Reducers(special, is_frozen=packing.is_frozen)
+    share = None if packing.sharing is None else packing.sharing.wrap_reducers(packing)
+    return Reducers(special, is_frozen=packing.is_frozen, share=share)
 
 
 def _reduce_with(reducer: Reducer, packing: Packing, value: Any) -> Any:

@@ -10,11 +10,12 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from objproxy._worker import lineage, loans
+from objproxy._worker import lineage, loans, wire
 from objproxy._worker.arena import COLD_SECONDS, Arena
 from objproxy._worker.loans import Borrower, LoanTable, Part
-from objproxy._worker.parcel import Parcel, freeze, pack_result, unpack
+from objproxy._worker.parcel import Parcel, freeze, pack, pack_result, unpack
 from objproxy._worker.segments import Segments, open_segments
+from objproxy._worker.shared_values import ResultSharing, Sharing, registered
 
 
 class WorkerPlane:
@@ -30,13 +31,16 @@ class WorkerPlane:
         Offset at which this worker's range begins.
     limit : int or None
         Most bytes that its results may hold.
+    write : callable
+        Writes frames to the parent.
     """
 
-    def __init__(self, fd: int | None, prefix: str, base: int, limit: int | None) -> None:
+    def __init__(self, fd: int | None, prefix: str, base: int, limit: int | None, write: Callable[[bytes], None]) -> None:
         self._fd = fd
         self._prefix = prefix
         self._base = base
         self._limit = limit
+        self._write = write
 
     @functools.cached_property
     def _segments(self) -> Segments:
@@ -64,12 +68,29 @@ class WorkerPlane:
         if self._prefix:
             _ = self._lent, self.borrower
 
-    def pack(self, value: Any) -> bytes | Parcel:
-        """Pickle a result."""
-        packed = pack_result(value, self.arena)
-        if isinstance(packed, Parcel) and packed.shared:
-            raise TypeError("a shared array that was made in a worker cannot be returned; return its .array, which is copied")
-        return packed
+    @functools.cached_property
+    def _sharing(self) -> ResultSharing:
+        return ResultSharing(self._base, self._send_shared)
+
+    def pack(self, value: Any, *, may_share: bool = True) -> bytes | Parcel:
+        """Pickle a result; what it shares with others (`register_shared`) is sent ahead, once, if it may be shared."""
+        return _check(pack_result(value, self.arena, self._sharing if registered and may_share else None))
+
+    def _send_shared(self, number: int, value: Any, sharing: Sharing) -> None:
+        """Send objects to which results will refer."""
+        packed, head = _check(pack(value, self.arena, sharing=sharing)), wire.GROUP_HEAD.pack(number)
+        if isinstance(packed, Parcel):
+            self._write(wire.frame(wire.PARTS, self.lend(packed)) + wire.frame(wire.SHARED, head, packed.stream))
+        else:
+            self._write(wire.frame(wire.SHARED, head, packed))
+
+    def drop_unshared(self) -> None:
+        """Forget shared objects that nothing refers to any more; every result so far has been sent."""
+        if "_sharing" in self.__dict__:
+            self._sharing.drop_unused()
+            if self._sharing.unused:
+                self._write(wire.frame(wire.UNSHARED, *map(wire.GROUP_HEAD.pack, self._sharing.unused)))
+                self._sharing.unused.clear()
 
     def lend(self, parcel: Parcel) -> bytes:
         """Lend a parcel to the parent; return what the message before it has to say."""
@@ -96,6 +117,12 @@ class WorkerPlane:
         return COLD_SECONDS if self.arena.held else None
 
 
+def _check(packed: bytes | Parcel) -> bytes | Parcel:
+    if isinstance(packed, Parcel) and packed.shared:
+        raise TypeError("a shared array that was made in a worker cannot be returned; return its .array, which is copied")
+    return packed
+
+
 #: The shared objects that this process has open, by their keys; and those that could not be opened.
 opened: dict[int, Any] = {}
 failed: dict[int, Exception] = {}
@@ -106,6 +133,11 @@ def get_shared(key: int) -> Any:
     if key in failed:
         raise failed[key]
     return opened[key]
+
+
+def get_shared_part(key: int, index: int) -> Any:
+    """Return one of several shared objects; this is how an argument of a registered type looks in a pickle."""
+    return get_shared(key)[index]
 
 
 def forget_shared(key: int) -> None:
@@ -132,4 +164,13 @@ def _open_value(plane: WorkerPlane, stream: bytes, parts: list[Part]) -> Any:
     return freeze(plane.unpack(stream, parts))
 
 
-_OPENERS: dict[str, Callable[[WorkerPlane, Any, list[Part]], Any]] = {"array": _open_array, "value": _open_value}
+def _open_group(plane: WorkerPlane, stream: bytes, parts: list[Part]) -> Any:
+    """Rebuild objects of registered types, once for all calls to come."""
+    return plane.unpack(stream, parts)[1]
+
+
+_OPENERS: dict[str, Callable[[WorkerPlane, Any, list[Part]], Any]] = {
+    "array": _open_array,
+    "value": _open_value,
+    "group": _open_group,
+}

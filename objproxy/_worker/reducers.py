@@ -18,10 +18,11 @@ import operator
 import pickle
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 Reduce = Callable[[Any], Any]
+Share = Callable[[type, Reduce | None], Reduce | None]
 _T = TypeVar("_T")
 
 #: The module here that knows the types of a library, by the library's name.
@@ -128,20 +129,35 @@ class Reducers(dict[type, Reduce]):
         Whether arrays shall arrive read-only.
     usual : callable or None
         The reducer of a type that has none of its own; None raises KeyError, and the pickler does as usual itself.
+    share : callable or None
+        Takes a type and its reducer, if there is one, and returns the reducer to use: that of `shared_values`, where objects
+        of the type cross once. None if no type does.
     """
 
-    def __init__(self, special: dict[type, Reduce], *, is_frozen: bool, usual: Reduce | None = None) -> None:
-        super().__init__(special)
-        self.update(_registered)
+    def __init__(
+        self, special: Mapping[type, Reduce], *, is_frozen: bool, usual: Reduce | None = None, share: Share | None = None
+    ) -> None:
+        super().__init__({**special, **_registered})
         self.is_frozen = is_frozen
         self._usual = usual
+        self._share = share
+        if share is not None:
+            self.update((kind, share(kind, reduce) or reduce) for kind, reduce in list(self.items()))
 
     def by_name(self) -> Reducers:
         """Return the table of a pickler that has no other."""
-        return Reducers({**copyreg.dispatch_table, **self}, is_frozen=self.is_frozen, usual=_USUAL)
+        return self.extended(copyreg.dispatch_table, usual=_USUAL)
+
+    def extended(self, more: Mapping[type, Reduce], usual: Reduce | None = None) -> Reducers:
+        """Return a table that has these reducers, too, where this one has none."""
+        table = Reducers(more, is_frozen=self.is_frozen, usual=usual, share=self._share)
+        table.update(self)
+        return table
 
     def __missing__(self, kind: type) -> Reduce:
         reduce = find_reducer(kind, is_frozen=self.is_frozen) or self._usual
+        if self._share is not None:
+            reduce = self._share(kind, reduce)
         if reduce is None or issubclass(kind, type):  # a class: by its name
             raise KeyError(kind)
         self[kind] = reduce

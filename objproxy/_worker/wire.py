@@ -28,6 +28,7 @@ LEAVE = 8  # STOP has the object's own end run, LEAVE does not
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
 DEBUG_OUT, DEBUG_IN, DEBUG_END = 18, 19, 20
 ENDING, END_FAILED = 21, 22
+SHARED, UNSHARED = 23, 24  # objects to which later results refer, and which of them will not be referred to any more
 
 # Steps in the end of a worker, the body of ENDING: it runs the object's own end, waits for background work, does the rest.
 FINISHING, JOINING, LEAVING = 1, 2, 3
@@ -46,6 +47,9 @@ REPLY_HEAD = struct.Struct("<Q?Q")
 
 #: Sequence number of a batch of several items that cannot be unpickled.
 UNREADABLE_BODY = struct.Struct("<Q")
+
+#: Number of a group of shared objects.
+GROUP_HEAD = struct.Struct("<Q")
 
 #: Lane of a segment, number of items, number of bytes.
 SEGMENT_HEAD = struct.Struct("<BQQ")

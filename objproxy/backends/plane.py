@@ -17,7 +17,7 @@ import pickle
 import weakref
 from typing import Any, Protocol
 
-from objproxy._worker import loans, natives, wire
+from objproxy._worker import loans, natives, shared_values, wire
 from objproxy._worker.arena import COLD_SECONDS, Arena, raise_if_full
 from objproxy._worker.loans import Borrower, LoanTable, Part, unpack_parts
 from objproxy._worker.parcel import Parcel, unpack
@@ -242,6 +242,15 @@ class Lane:
         parts, self._expected = self._expected, []
         return unpack(stream, parts, self.borrower)
 
+    def keep(self, body: bytes) -> None:
+        """Rebuild objects to which results of the worker will refer."""
+        (number,) = wire.GROUP_HEAD.unpack_from(body)
+        shared_values.keep(self.base, number, lambda: self.unpack(memoryview(body)[wire.GROUP_HEAD.size :]))
+
+    def drop(self, body: bytes) -> None:
+        """Let go of such objects."""
+        shared_values.drop(self.base, [number for (number,) in wire.GROUP_HEAD.iter_unpack(body)])
+
     def forget(self, key: int) -> None:
         """Have the worker close a shared object."""
         if key in self.opened:
@@ -253,6 +262,7 @@ class Lane:
 
         If that is not certain, it may still write into its range, which is not used again then.
         """
+        shared_values.drop_all(self.base)
         if "_lent" in self.__dict__:
             self._lent.end()
         if "borrower" in self.__dict__:

@@ -42,6 +42,7 @@ from objproxy._worker.hubs import WRITABLE
 from objproxy._worker.items import pack_operation
 from objproxy._worker.outcome import decode_error
 from objproxy._worker.parcel import Parcel, pack
+from objproxy._worker.shared_values import registered
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.debugging import DebugDesk
@@ -50,6 +51,7 @@ from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNur
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import Poller
 from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
+from objproxy.backends.shared_objects import ArgumentSharing
 from objproxy.backends.surroundings import apply_changes, working_directory
 from objproxy.handling import describe
 
@@ -72,6 +74,7 @@ class ProcessBackend:
         self._memory_kills = platform.MemoryKills()
         self._plane = program_plane()
         self._arena: Arena | None = None  # for arguments on their way
+        self._sharing: ArgumentSharing | None = None  # what they share, once a type is registered
         self._events: list[m.Event] = []
         self._space = memoryview(bytearray(wire.READ_SIZE))  # for one read of any channel
         self._desk = DebugDesk()
@@ -113,7 +116,11 @@ class ProcessBackend:
 
     def encode(self, operation: Operation) -> bytes | Parcel:
         """Pickle, here and now."""
-        return pack_operation(operation, self._arena)
+        if not registered:
+            return pack_operation(operation, self._arena)
+        if self._sharing is None:
+            self._sharing = ArgumentSharing(self._arena)
+        return self._sharing.pack(operation)
 
     def pack(self, value: Any) -> bytes | Parcel:
         """Pickle a value."""
@@ -285,6 +292,8 @@ class ProcessBackend:
         for link in self._links.values():  # none, but for those that the kernel could not end
             link.lane.end(is_certain=False)
         self._close_descriptors()
+        if self._sharing is not None:
+            self._sharing.close()
         if self._arena is not None:
             self._plane.close_arena(self._arena)
 
@@ -378,6 +387,10 @@ class ProcessBackend:
             self._events.append(m.EndFailed(link.worker_id, link.generation, method.decode(), decode_error(encoded)))
         elif kind == wire.PARTS:
             link.lane.expect(body)
+        elif kind == wire.SHARED:
+            link.lane.keep(body)
+        elif kind == wire.UNSHARED:
+            link.lane.drop(body)
         elif kind == wire.DEBUG_IN and link.is_given_up:
             self._answer_debugger(link, b"")  # nobody is asked for a call that nobody wants: its debugger ends
         elif kind in (wire.DEBUG_OUT, wire.DEBUG_IN, wire.DEBUG_END):

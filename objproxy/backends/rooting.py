@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 
-from objproxy._worker import hubs, lineage, natives, segments
+from objproxy._worker import hubs, lineage, native_threads, natives, segments
 from objproxy._worker.descriptors import StreamSocket, is_open
 from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.leaving import forget_parents_end
@@ -135,6 +135,7 @@ def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed
             stream.flush()  # what stands in the buffer would be written once more by every worker
+    native_threads.release_openmp()
     segments.is_forking_own_child = True
     try:
         pid = hubs.fork()  # the hooks below close every other pool's descriptors in the child
@@ -144,6 +145,7 @@ def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:
         # The collector of a worker would otherwise touch, and so copy, every page that it shares with the program.
         gc.freeze()
         forget_parents_end(is_program=True)  # the program's own exit functions are not the workers'
+        native_threads.is_forked_from_program = True
         ours.close()
         os.setpgid(0, 0)
         run()
