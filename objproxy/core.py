@@ -244,6 +244,14 @@ class PoolCore:
         """Carry one operation out on one worker; return its result, or raise its error."""
         return self.settle_one(self.verbs.one(worker_id, operation, is_task=False), operation.name, worker_id)
 
+    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+        """Carry one operation out on one worker; return the future of its result."""
+
+        def finish(outcome: Any, worker_id: int | None) -> Any:
+            return self.settle_one(outcome, operation.name, worker_id)
+
+        return self.verbs.future(operation, finish, worker_id=worker_id, is_task=False)
+
     def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
         """Return the result of one task, or raise its error."""
         if type(outcome) is Failure:

@@ -15,6 +15,7 @@ from objproxy._engine.messages import Failure
 from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
+from objproxy.awaiting import outcome_of
 from objproxy.errors import ArgumentPickleError
 from objproxy.handling import is_a
 from objproxy.options import CALL_KEYWORDS, DEFAULTS, CallOptions, make_options
@@ -333,7 +334,7 @@ class PoolMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method once, on whichever instance is free, and await its result; to cancel that cancels the call."""
-        return await _outcome(self.submit(*args, **kwargs))
+        return await outcome_of(self.submit(*args, **kwargs))
 
     async def aimap(self, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Run the method once for each item, lazily, for ``async for``; results in the order of the items.
@@ -373,7 +374,7 @@ class PoolMethod(_Method):
         try:
             if isinstance(future, ArgumentPickleError):
                 raise future
-            return await _outcome(future)
+            return await outcome_of(future)
         except BaseException as exc:
             if self._options.on_error == "raise" or not _is_of_task(exc, future):
                 raise
@@ -416,33 +417,7 @@ class InstanceMethod(_Method):
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""
-        return await _outcome(self.submit(*args, **kwargs))
-
-
-async def _outcome(future: CallFuture) -> Any:
-    """Await a future; return its result, or raise its error as it is.
-
-    ``asyncio.wrap_future`` puts the error into a future of asyncio's. That one refuses `StopIteration`, and before Python 3.12
-    it never ends then.
-    """
-    import asyncio  # 12 ms, and a program that can await has loaded it already
-
-    loop = asyncio.get_running_loop()
-    has_ended = asyncio.Event()
-
-    def tell(_future: Any) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(has_ended.set)
-
-    future.add_done_callback(tell)
-    try:
-        await has_ended.wait()
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
-    if future.cancelled():
-        raise asyncio.CancelledError
-    return future.result()
+        return await outcome_of(self.submit(*args, **kwargs))
 
 
 def _is_of_task(error: BaseException, future: CallFuture | ArgumentPickleError) -> bool:

@@ -115,12 +115,13 @@ class Verbs:
         policy: Policy = PLAIN,
         *,
         worker_id: int | None = None,
+        is_task: bool = True,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation, policy.label)
         # A task for any worker has random streams of its own, as an item of a map has.
         call_number = next(self._call_numbers) if worker_id is None else 0
-        call = Call(operation.name, policy, needs_state=worker_id is not None, call_number=call_number)
+        call = Call(operation.name, policy, needs_state=worker_id is not None, is_task=is_task, call_number=call_number)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
         return future

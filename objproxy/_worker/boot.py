@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from objproxy._worker import lineage
 from objproxy._worker.context import Worker
+from objproxy._worker.event_loop import EventLoop
 from objproxy._worker.execute import Host
 from objproxy._worker.seeding import ItemStreams, seed_worker
 from objproxy._worker.wire import Operation
@@ -142,7 +143,8 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
 
     replays = [Operation(*read_cargo()) for _ in range(boot.n_replays)]
     streams = None if boot.seed_words is None else ItemStreams(worker)
-    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams)
+    loop = EventLoop(is_of_thread=True)
+    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams, loop=loop)
     return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(host.instance))
 
 
@@ -153,9 +155,10 @@ def make_host(
     *,
     is_of_factory: bool,
     item_streams: ItemStreams | None = None,
+    loop: EventLoop | None = None,
 ) -> Host:
     """Enter an object that was just made, or rebuilt from a snapshot, and carry out again what its predecessor had."""
-    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams)
+    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams, loop=loop)
     host.enter()
     try:
         for operation in replays:

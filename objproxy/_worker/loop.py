@@ -13,6 +13,7 @@ from objproxy._worker import boot as booting
 from objproxy._worker import context, debugger, distress, forking, lineage, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
+from objproxy._worker.event_loop import EventLoop
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
 from objproxy._worker.leaving import Steps, leave
@@ -194,6 +195,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
             host, plane, boot = booted
             delete_object = host.forget
             channel.on_idle = plane.trim
+            host.loop.tell_when_made(lambda: _wait_in_loop(channel, host.loop))
             if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
                 status = _finish(host, channel, steps)
     except wire.ChannelClosedError:
@@ -206,6 +208,11 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
         status = 1
     finally:
         leave(status, steps, delete_object)
+
+
+def _wait_in_loop(channel: wire.WorkerChannel, loop: EventLoop) -> None:
+    """Have the worker run its event loop whenever it waits for the parent."""
+    channel.wait_for_descriptor = loop.wait_for_descriptor
 
 
 def _do_nothing() -> None:

@@ -204,6 +204,7 @@ class WorkerChannel:
         self._reader = FrameReader(self._sock)
         self._ready: list[tuple[int, bytes]] = []
         self.on_idle: Callable[[], float | None] = lambda: None  # called while nothing comes; returns when to call it again
+        self.wait_for_descriptor: Callable[..., bool] = wait_for_descriptor
 
     def send(self, kind: int, *parts: bytes) -> None:
         """Write one frame."""
@@ -277,7 +278,7 @@ class WorkerChannel:
             except BlockingIOError:
                 continue
         while not self._ready:
-            if wait_for_descriptor(self._fd, seconds=self.on_idle()):
+            if self.wait_for_descriptor(self._fd, seconds=self.on_idle()):
                 return
 
 
