@@ -104,12 +104,13 @@ class PoolState:
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
+        self._concurrency = self._dispatcher.concurrency
         self._shortage = Shortage(self._ledger, self._watch, self._shared, describe)
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
         self.slowest = self._settlement.slowest
         self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
         self.take_end_errors = self._endings.take_errors
-        self._limits, self._silences = self._watch.limits, self._watch.silences
+        self._limits, self._silences, self._tasks = self._watch.limits, self._watch.silences, self._watch.tasks
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = self._is_leaving = False
@@ -128,6 +129,8 @@ class PoolState:
             m.Ending: self._endings.on_ending,
             m.EndFailed: self._endings.on_failed,
             m.Inspected: self._on_inspected,
+            m.Stopping: self._on_stopping,
+            m.NotDue: self._on_not_due,
             m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
             m.Ticked: self._on_ticked,
@@ -154,7 +157,7 @@ class PoolState:
     def _finish_event(self) -> list[m.Action]:
         if self.phase != "open":
             self._move_on()
-        if self._limits.heap or self._silences.heap or self._deadline is not None:
+        if self._limits.heap or self._silences.heap or self._tasks.heap or self._deadline is not None:
             self._deadline = self._watch.next_deadline()
         ledger = self._ledger
         actions = ledger.actions
@@ -204,12 +207,14 @@ class PoolState:
         if record.phase == "idle":
             self._dispatcher.forget_free(record)
             self._serve(record)
+        elif record.concurrent and record.phase == "busy":
+            self._serve(record)
 
     def _serve(self, record: WorkerRecord) -> None:
         """Send a worker that is up what it can take; if there is nothing, it is free, or its time has come."""
         if record.queue.heap or self._shared.heap:
             self._dispatcher.serve(record)
-        if record.inflight:
+        if record.inflight or record.concurrent:
             return
         record.phase = "idle"
         if self._dispatcher.is_worn_out(record):
@@ -223,12 +228,14 @@ class PoolState:
 
     def _on_replied(self, event: m.Replied) -> None:
         record = self.workers.get(event.worker_id)
-        if record is None or record.generation != event.generation or not record.inflight:
+        if record is None or record.generation != event.generation:
             return  # of a worker that was replaced
-        batch = record.inflight[0]
-        if batch.seq != event.seq:
-            return  # of a batch that has timed out
+        if not record.inflight or record.inflight[0].seq != event.seq:
+            if event.seq in record.concurrent:
+                self._end_task(record, event)
+            return  # else it is of a batch that has timed out
 
+        batch = record.inflight[0]
         settlement = self._settlement
         settlement.take_in(record, batch, event.outcomes, event.failed)
         if not event.is_last:
@@ -238,6 +245,29 @@ class PoolState:
         settlement.finish(record, batch, event.seconds)
         if record.phase == "busy":
             self._serve(record)
+
+    def _end_task(self, record: WorkerRecord, event: m.Replied) -> None:
+        """Take in that a concurrent task has ended."""
+        batch, is_told = self._concurrency.end(record, event.seq)
+        self._settlement.finish_task(record, batch, event, is_told=is_told)
+        self._concurrency.hear_from(record)
+        if record.phase == "busy":
+            self._serve(record)
+
+    def _on_stopping(self, event: m.Stopping) -> None:
+        """Take in that a task is being cancelled: because its time is over, or because its caller has cancelled it."""
+        record = self._find(event.worker_id, event.generation)
+        if record is None or event.seq not in record.concurrent:
+            return
+        self._concurrency.hear_from(record)
+        slot = record.concurrent[event.seq]
+        if slot.is_asked and not slot.is_unwanted:
+            self._settlement.time_out_task(slot, event.stack)
+
+    def _on_not_due(self, event: m.NotDue) -> None:
+        record = self._find(event.worker_id, event.generation)
+        if record is not None and event.seq in record.concurrent and record.phase == "busy":
+            self._concurrency.grant_rest(record.concurrent[event.seq], event.began)
 
     def _on_unreadable(self, event: m.Unreadable) -> None:
         record = self._find(event.worker_id, event.generation)
@@ -273,7 +303,11 @@ class PoolState:
         if event.and_running:
             for worker_id in list(event.rules.running):
                 record = self.workers[worker_id]
-                if record.end_reason is None:
+                if record.end_reason is not None:
+                    continue
+                if record.concurrent:
+                    self._concurrency.cancel(record, event.rules)
+                else:
                     self._end(record, "cancelled", "interrupt")
 
     # ---- workers come and go -----------------------------------------------------------------------------------------
@@ -411,6 +445,9 @@ class PoolState:
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
+        for record, reason in self._concurrency.tick():
+            if record.phase == "busy":
+                self._end(record, reason, "interrupt")
         for record in self._shortage.take_due(self.workers):
             self._replace(record, is_failure=False, is_new=False)
 
@@ -422,7 +459,7 @@ class PoolState:
         if record is None:
             return
         if event.began is not None:
-            if record.n_looks and record.phase == "busy":
+            if record.n_looks and record.phase == "busy" and record.inflight:
                 self._watch.grant_rest(record, event.began)
             return
         record.stack = event.stack
@@ -430,7 +467,10 @@ class PoolState:
         if record.n_looks and record.phase == "starting":
             self._time_out_init(record, event.stack)
         elif record.n_looks and record.phase == "busy":
-            self._settlement.time_out(record, event.stack)
+            if record.concurrent:
+                self._settlement.time_out_tasks(record, event.stack)
+            else:
+                self._settlement.time_out(record, event.stack)
             self._end(record, "timed out", "interrupt")
         elif record.n_looks and record.end_step:
             self._endings.look(record, event)

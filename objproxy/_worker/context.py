@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +65,26 @@ class _Reports:
         self._send(*latest)
 
 
+class ItemOfTask:
+    """The item of a concurrent task, and its random stream: tasks that overlap draw by turns, each from its own.
+
+    Parameters
+    ----------
+    key : (int, int)
+        Number of the call and index of the item.
+    """
+
+    __slots__ = ("key", "rng")
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.rng: Any = None
+
+
+#: The item of the concurrent task that runs the calling code; a thread of `asyncio.to_thread` has it too.
+item_of_task: contextvars.ContextVar[ItemOfTask | None] = contextvars.ContextVar("objproxy_item", default=None)
+
+
 class Worker:
     """The worker that runs the calling code.
 
@@ -115,6 +136,12 @@ class Worker:
         seed, the number of the call and the item's index, and not on the workers. Elsewhere it is the worker's own stream,
         different for every worker and generation.
         """
+        item = item_of_task.get()
+        if item is not None:
+            if item.rng is None:
+                item.rng = self._make_rng((_ITEM_STREAM, *item.key))
+            return item.rng
+
         key = self._locate_item()
         if key is None:
             if self._own_rng is None:

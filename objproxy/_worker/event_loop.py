@@ -49,6 +49,7 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_of_thread = is_of_thread
         self._on_made: Callable[[], None] = lambda: None
+        self._is_detached = False
 
     @property
     def is_made(self) -> bool:
@@ -93,6 +94,8 @@ class EventLoop:
     def _run_until(self, future: asyncio.Future[Any]) -> None:
         interrupt: KeyboardInterrupt | None = None
         while not future.done():
+            if self._is_detached:
+                raise RuntimeError("a process that was forked by a coroutine has no event loop, so it cannot await anything")
             try:
                 self.get().run_forever()
             except SystemExit:
@@ -111,6 +114,14 @@ class EventLoop:
 
     def _cancel_soon(self, future: asyncio.Future[Any]) -> Callable[[], None]:
         return lambda: self.call_soon(future.cancel)
+
+    def detach(self) -> None:
+        """Let the loop go in a forked child: what it watches is shared with the parent, and its tasks are the parent's."""
+        self._is_detached = True
+        self.stop()
+        selector = getattr(self._loop, "_selector", None)
+        if selector is not None:
+            selector.close()  # of this process; the parent's watches on
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call a function in the loop; any thread may ask for that."""
@@ -154,7 +165,8 @@ class EventLoop:
             with contextlib.suppress(SystemExit):  # of a background task
                 loop.run_forever()
         finally:
-            loop.remove_reader(fd)
+            if not self._is_detached:
+                loop.remove_reader(fd)
             if timer is not None:
                 timer.cancel()
         return is_readable

@@ -85,14 +85,20 @@ class Host:
         handler: Callable[[Operation], Any] = getattr(self, f"_{verb}")
         return handler(operation)
 
-    def calls(self, operation: Operation) -> Iterator[Any]:
+    def calls(self, operation: Operation, *, is_seeded: bool = True) -> Iterator[Any]:
         """Return an iterator that makes the calls of a "map"; it goes on after an item that raised."""
         method = getattr(self.instance, operation.name)
         if operation.kwargs:
             method = partial(_call_with_names, method, operation.kwargs)
-        if self.item_streams is not None:
+        if is_seeded and self.item_streams is not None:
             method = partial(_call_seeded, self.item_streams.seed_item, method)
         return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
+
+    def call_once(self, operation: Operation) -> Any:
+        """Make the one call of a concurrent task; generators that the whole process shares are not seeded for it."""
+        if operation.verb == "call":
+            return getattr(self.instance, operation.name)(*operation.args, **operation.kwargs)
+        return next(self.calls(operation, is_seeded=False))
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
         """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised.

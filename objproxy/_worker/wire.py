@@ -23,10 +23,12 @@ from objproxy._worker.by_value import make_pickler
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
 LEAVE = 8  # STOP has the object's own end run, LEAVE does not
+TASK, CANCEL = 9, 10  # a call that runs beside others, and the end of one
 # From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
 DEBUG_OUT, DEBUG_IN, DEBUG_END = 18, 19, 20
 ENDING, END_FAILED = 21, 22
+STOPPING = 23
 
 # Steps in the end of a worker, the body of ENDING: it runs the object's own end, waits for background work, does the rest.
 FINISHING, JOINING, LEAVING = 1, 2, 3
@@ -45,6 +47,9 @@ REPLY_HEAD = struct.Struct("<Q?Q")
 
 #: Sequence number of a batch of several items that cannot be unpickled.
 UNREADABLE_BODY = struct.Struct("<Q")
+
+#: Sequence number of a task that is to be cancelled, or is being cancelled; then, from the worker, where it stands.
+TASK_HEAD = struct.Struct("<Q")
 
 #: Lane of a segment, number of items, number of bytes.
 SEGMENT_HEAD = struct.Struct("<BQQ")
@@ -252,6 +257,14 @@ class WorkerChannel:
                 self._check_is_here(exc)
                 raise
         return ready.pop(0)
+
+    def has_frame(self) -> bool:
+        """Whether a frame was read and not received."""
+        return bool(self._ready)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
 
     def _check_is_here(self, error: OSError) -> None:
         if self._fd < 0:
