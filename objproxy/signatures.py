@@ -31,6 +31,7 @@ class MethodInfo:
         # arguments.
         is_wrapped = hasattr(function, "__wrapped__")
         self._accepted = _signature(function, drops_self, follow_wrapped=False) if is_wrapped else self.signature
+        self.is_coroutine = inspect.iscoroutinefunction(function)
         self._n_min, self._n_max = _positional_range(self._accepted)
         names = self.signature.parameters if self.signature is not None else ()
         self.own_call_keywords = tuple(name for name in CALL_KEYWORDS if name in names)

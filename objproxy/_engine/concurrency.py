@@ -92,9 +92,10 @@ class Concurrency:
         rules = batch.rules
         if not any(other.batch is not None and other.batch.rules is rules for other in record.concurrent.values()):
             rules.running.discard(record.worker_id)
+        record.working_seconds += max(0.0, self._ledger.now - record.busy_since)
+        record.busy_since = self._ledger.now
         if not record.concurrent:
             self._busy.pop(record, None)
-            record.working_seconds += max(0.0, self._ledger.now - record.busy_since)
             if record.phase == "busy":
                 self._watch.forget(record)
         return batch, is_told
@@ -119,11 +120,12 @@ class Concurrency:
 
     # ---- tasks that are to be stopped --------------------------------------------------------------------------------
 
-    def cancel(self, record: WorkerRecord, rules: Rules) -> None:
-        """Stop the tasks of a call in one worker."""
+    def cancel(self, record: WorkerRecord, rules: Rules) -> bool:
+        """Stop the tasks of a call in one worker; False if it runs no concurrent tasks."""
         for slot in record.concurrent.values():
             if slot.batch is not None and slot.batch.rules is rules and not slot.is_asked:
                 self._ask(slot, None)
+        return bool(record.concurrent)
 
     def _ask(self, slot: Slot, limit: float | None) -> None:
         assert slot.batch is not None

@@ -186,14 +186,16 @@ class Settlement:
         return is_told
 
     def time_out(self, record: WorkerRecord, stack: str) -> None:
-        """Fail or retry the oldest batch of a worker, which has run too long and whose threads stand at `stack`."""
-        self._time_out_batch(record, self.take_head(record), stack, is_loading=record.is_loading)
+        """Fail or retry what a worker has run too long, whose threads stand at `stack`.
 
-    def time_out_tasks(self, record: WorkerRecord, stack: str) -> None:
-        """Fail or retry the concurrent tasks whose time is over, of a worker that stands at `stack` and stops none of them."""
+        That is its oldest batch, or the concurrent tasks whose time is over and none of which it stops.
+        """
         for slot in list(record.concurrent.values()):
-            if slot.batch is not None and not slot.is_unwanted and (slot.is_asked or slot.is_loading):
+            if not slot.is_unwanted and (slot.is_asked or slot.is_loading):
                 self.time_out_task(slot, stack, is_stopped=False)
+        if not record.inflight:
+            return
+        self._time_out_batch(record, self.take_head(record), stack, is_loading=record.is_loading)
 
     def time_out_task(self, slot: Slot, stack: str, *, is_stopped: bool = True) -> None:
         """Fail or retry a concurrent task that has run too long; it keeps its place until its worker has ended it."""

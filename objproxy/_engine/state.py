@@ -39,6 +39,7 @@ from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
 from objproxy._engine.shortage import Shortage, is_passing
+from objproxy._engine.tasks import Tasks
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
@@ -110,7 +111,8 @@ class PoolState:
         self.slowest = self._settlement.slowest
         self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
         self.take_end_errors = self._endings.take_errors
-        self._limits, self._silences, self._tasks = self._watch.limits, self._watch.silences, self._watch.tasks
+        self._tasks = Tasks(self._concurrency, self._settlement, self._find)
+        self._heaps = self._watch.limits.heap, self._watch.silences.heap, self._watch.tasks.heap
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = self._is_leaving = False
@@ -129,8 +131,8 @@ class PoolState:
             m.Ending: self._endings.on_ending,
             m.EndFailed: self._endings.on_failed,
             m.Inspected: self._on_inspected,
-            m.Stopping: self._on_stopping,
-            m.NotDue: self._on_not_due,
+            m.Stopping: self._tasks.on_stopping,
+            m.NotDue: self._tasks.on_not_due,
             m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
             m.Ticked: self._on_ticked,
@@ -157,7 +159,8 @@ class PoolState:
     def _finish_event(self) -> list[m.Action]:
         if self.phase != "open":
             self._move_on()
-        if self._limits.heap or self._silences.heap or self._tasks.heap or self._deadline is not None:
+        limits, silences, tasks = self._heaps
+        if limits or silences or tasks or self._deadline is not None:
             self._deadline = self._watch.next_deadline()
         ledger = self._ledger
         actions = ledger.actions
@@ -232,7 +235,9 @@ class PoolState:
             return  # of a worker that was replaced
         if not record.inflight or record.inflight[0].seq != event.seq:
             if event.seq in record.concurrent:
-                self._end_task(record, event)
+                self._tasks.end(record, event)
+                if record.phase == "busy":
+                    self._serve(record)
             return  # else it is of a batch that has timed out
 
         batch = record.inflight[0]
@@ -245,29 +250,6 @@ class PoolState:
         settlement.finish(record, batch, event.seconds)
         if record.phase == "busy":
             self._serve(record)
-
-    def _end_task(self, record: WorkerRecord, event: m.Replied) -> None:
-        """Take in that a concurrent task has ended."""
-        batch, is_told = self._concurrency.end(record, event.seq)
-        self._settlement.finish_task(record, batch, event, is_told=is_told)
-        self._concurrency.hear_from(record)
-        if record.phase == "busy":
-            self._serve(record)
-
-    def _on_stopping(self, event: m.Stopping) -> None:
-        """Take in that a task is being cancelled: because its time is over, or because its caller has cancelled it."""
-        record = self._find(event.worker_id, event.generation)
-        if record is None or event.seq not in record.concurrent:
-            return
-        self._concurrency.hear_from(record)
-        slot = record.concurrent[event.seq]
-        if slot.is_asked and not slot.is_unwanted:
-            self._settlement.time_out_task(slot, event.stack)
-
-    def _on_not_due(self, event: m.NotDue) -> None:
-        record = self._find(event.worker_id, event.generation)
-        if record is not None and event.seq in record.concurrent and record.phase == "busy":
-            self._concurrency.grant_rest(record.concurrent[event.seq], event.began)
 
     def _on_unreadable(self, event: m.Unreadable) -> None:
         record = self._find(event.worker_id, event.generation)
@@ -303,11 +285,7 @@ class PoolState:
         if event.and_running:
             for worker_id in list(event.rules.running):
                 record = self.workers[worker_id]
-                if record.end_reason is not None:
-                    continue
-                if record.concurrent:
-                    self._concurrency.cancel(record, event.rules)
-                else:
+                if record.end_reason is None and not self._concurrency.cancel(record, event.rules):
                     self._end(record, "cancelled", "interrupt")
 
     # ---- workers come and go -----------------------------------------------------------------------------------------
@@ -467,10 +445,7 @@ class PoolState:
         if record.n_looks and record.phase == "starting":
             self._time_out_init(record, event.stack)
         elif record.n_looks and record.phase == "busy":
-            if record.concurrent:
-                self._settlement.time_out_tasks(record, event.stack)
-            else:
-                self._settlement.time_out(record, event.stack)
+            self._settlement.time_out(record, event.stack)
             self._end(record, "timed out", "interrupt")
         elif record.n_looks and record.end_step:
             self._endings.look(record, event)

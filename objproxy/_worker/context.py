@@ -159,7 +159,8 @@ class Worker:
 
     def item_seed_words(self) -> Any:
         """Return eight words for the global generators, from the first child of the stream of the item that runs."""
-        key = self._locate_item()
+        item = item_of_task.get()
+        key = self._locate_item() if item is None else item.key
         assert key is not None, "no item is running"
         return self._seed_sequence((_ITEM_STREAM, *key, 0)).generate_state(8)
 

@@ -68,7 +68,7 @@ class EventLoop:
             import asyncio
 
             theirs = awaitable.get_loop() if isinstance(awaitable, asyncio.Future) else None
-            self._loop = theirs or asyncio.new_event_loop()
+            self._loop = asyncio.new_event_loop() if theirs is None or theirs.is_closed() else theirs
             if self._is_of_thread:
                 asyncio.set_event_loop(self._loop)
             self._on_made()

@@ -13,7 +13,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from objproxy._worker import forking
-from objproxy._worker.context import Worker
+from objproxy._worker.context import Worker, item_of_task
 from objproxy._worker.event_loop import AsyncStream, EventLoop, is_awaitable
 from objproxy._worker.items import Rows
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
@@ -94,8 +94,18 @@ class Host:
             method = partial(_call_seeded, self.item_streams.seed_item, method)
         return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
 
-    def call_once(self, operation: Operation) -> Any:
-        """Make the one call of a concurrent task; generators that the whole process shares are not seeded for it."""
+    def call_once(self, operation: Operation, *, is_alone: bool) -> Any:
+        """Make the one call of a concurrent task.
+
+        The generators that the whole process shares are seeded for it only if it `is_alone`: tasks that overlap draw by turns.
+        """
+        streams = self.item_streams
+        if streams is not None and is_alone:
+            if item_of_task.get() is None:
+                streams.leave()
+            else:
+                streams.enter()
+                streams.seed_item()
         if operation.verb == "call":
             return getattr(self.instance, operation.name)(*operation.args, **operation.kwargs)
         return next(self.calls(operation, is_seeded=False))

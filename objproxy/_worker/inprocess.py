@@ -30,6 +30,14 @@ class InProcessWorker:
         host.worker._locate_item = self._locate_item
         self.tasks = Tasks(host)
 
+    def begin_task(self, seq: int, operation: Operation, item: tuple[int, int] | None) -> None:
+        """Begin a concurrent task; it runs in `run_tasks`."""
+        enter_worker(self._host.worker, whole_process=False)
+        try:
+            self.tasks.begin(seq, operation, item)
+        finally:
+            leave_worker()
+
     def run_tasks(self, is_woken: Callable[[], bool]) -> list[Ended]:
         """Run the concurrent tasks until one has ended or ``is_woken()``; an interrupt ends all of them."""
         enter_worker(self._host.worker, whole_process=False)

@@ -74,8 +74,6 @@ class WorkerLoop:
                 if self._max_rss is not None:
                     self._watch_memory(self._max_rss)
             elif kind == wire.TASK:
-                if self._host.item_streams is not None:
-                    self._host.item_streams.leave()
                 self._tasks.serve(body, parts)
                 del body, parts
                 if self._max_rss is not None:

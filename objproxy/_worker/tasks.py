@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,29 +60,40 @@ class Tasks:
         return bool(self._ended)
 
     def begin(self, seq: int, operation: Operation, item: tuple[int, int] | None) -> None:
-        """Begin a task; `item` is what its random numbers depend on, None for those of the worker."""
-        loop = self._host.loop
-        coroutine = self._perform(operation, item)
-        task = loop.get().create_task(coroutine)
+        """Begin a task; `item` is what its random numbers depend on, None for those of the worker.
+
+        What is called is not called in the loop: a plain method may run a loop of its own, and ends here.
+        """
+        began, context = time.perf_counter(), contextvars.copy_context()
+        context.run(item_of_task.set, None if item is None else ItemOfTask(item))
+        try:
+            value = context.run(self._host.call_once, operation, is_alone=not self._running)
+            if is_awaitable(value):
+                self._await(seq, operation.name, value, context, began)
+                return
+            outcome = self._host.keep(value)
+        except BaseException as exc:
+            outcome = Failure(exc)
+        self._ended.append(Ended(seq, operation.name, outcome, time.perf_counter() - began))
+
+    def _await(self, seq: int, method: str, value: Any, context: contextvars.Context, began: float) -> None:
+        """Run what a method has returned in the loop."""
+        loop, coroutine = self._host.loop, self._perform(value)
+        task = loop.get(value).create_task(coroutine, context=context)
         self._running[seq] = task, coroutine
-        began = time.perf_counter()
 
         def note_end(_task: Any) -> None:
             self._running.pop(seq, None)
             outcome = task.result() if not task.cancelled() else Failure(_cancelled())
-            self._ended.append(Ended(seq, operation.name, outcome, time.perf_counter() - began))
+            self._ended.append(Ended(seq, method, outcome, time.perf_counter() - began))
             loop.stop()
 
         task.add_done_callback(note_end)
 
-    async def _perform(self, operation: Operation, item: tuple[int, int] | None) -> Any:
-        """Make one call; SystemExit and KeyboardInterrupt too are its error, and do not end the loop."""
-        item_of_task.set(None if item is None else ItemOfTask(item))
+    async def _perform(self, awaitable: Any) -> Any:
+        """Await the value of a call; SystemExit and KeyboardInterrupt too are its error, and do not end the loop."""
         try:
-            value = self._host.call_once(operation)
-            if is_awaitable(value):
-                value = await value
-            return self._host.keep(value)
+            return self._host.keep(await awaitable)
         except BaseException as exc:
             return Failure(exc)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -20,6 +21,9 @@ from objproxy._worker.parcel import resolve, resolvers
 from objproxy._worker.tasks import Ended
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
+from objproxy.handling import log_error
+
+_logger = logging.getLogger("objproxy")
 
 
 class MemoryWorker:
@@ -112,7 +116,12 @@ class MemoryWorker:
         """Begin a concurrent task, which runs in `run_tasks`."""
         assert self._served is not None
         item = (batch.rules.call_number, batch.start) if batch.rules.call_number else None
-        self._served.tasks.begin(batch.seq, batch.payload.data, item)
+        try:
+            with user_code:
+                self._served.begin_task(batch.seq, batch.payload.data, item)
+        except KeyboardInterrupt as exc:  # before the user's own code
+            failed = Failure(with_worker_trace(exc))
+            return [m.Replied(self.worker_id, self.generation, batch.seq, [failed], [0], True, 0.0)]
         return []
 
     def cancel_task(self, seq: int) -> list[m.Event]:
@@ -142,10 +151,15 @@ class MemoryWorker:
         if self._served is not None:
             self._served.wake()
 
-    def forget_tasks(self) -> None:
+    def forget_tasks(self) -> list[m.Event]:
         """Cancel what runs in the event loop of the worker, and close that."""
         if self._served is not None:
-            self._served.forget_tasks()
+            try:
+                with user_code:
+                    self._served.forget_tasks()
+            except BaseException as exc:  # the worker ends all the same
+                log_error(_logger, "the event loop of worker %d was not closed in order", exc, self.worker_id)
+        return []
 
     def finish(self) -> list[m.Event]:
         """Run the object's own end and be gone; return the events that say how it went."""

@@ -69,8 +69,7 @@ class SerialBackend(ByReference):
         if how == "ask":
             self._todo.append(worker.finish)
         else:
-            worker.forget_tasks()
-            self._todo.append(lambda: [m.Died(worker_id, generation)])
+            self._todo.append(lambda: [*worker.forget_tasks(), m.Died(worker_id, generation)])
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Do the next thing that is to be done; if there is none, nothing will ever happen but time."""
