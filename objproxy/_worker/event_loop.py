@@ -17,7 +17,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from types import AsyncGeneratorType, FrameType
+from types import AsyncGeneratorType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from objproxy._worker.context import enter_worker, leave_worker, worker_of_thread
@@ -27,13 +27,21 @@ if TYPE_CHECKING:
 
 _CO_ITERABLE_COROUTINE = 0x100  # of generators that `types.coroutine` has decorated
 
+#: What most methods return.
+_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None)})
+
 
 def is_awaitable(value: Any) -> bool:
     """Return whether the value of a call has to be awaited: a coroutine, a future, or whatever has ``__await__``."""
-    if getattr(type(value), "__await__", None) is not None:
-        return not isinstance(value, type)
-    code = getattr(value, "gi_code", None)
-    return code is not None and bool(code.co_flags & _CO_ITERABLE_COROUTINE)
+    kind = type(value)
+    if kind in _PLAIN:
+        return False
+    if kind is GeneratorType:
+        return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)
+    try:
+        return getattr(kind, "__await__", None) is not None
+    except Exception:  # of a metaclass that refuses
+        return False
 
 
 class EventLoop:
