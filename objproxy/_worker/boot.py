@@ -159,7 +159,12 @@ def make_host(
 ) -> Host:
     """Enter an object that was just made, or rebuilt from a snapshot, and carry out again what its predecessor had."""
     host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams, loop=loop)
-    host.enter()
+    try:
+        host.enter()
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            host.loop.close()
+        raise
     try:
         for operation in replays:
             host.perform(operation)

@@ -179,7 +179,15 @@ class Journal:
         return math.inf
 
     def recover_tasks(self) -> frozenset[int]:
-        """Return the numbers of the concurrent tasks that had started when the worker died, and were perhaps not answered."""
+        """Return the numbers of the concurrent tasks that had started when the worker died, and were perhaps not answered.
+
+        Raises
+        ------
+        ValueError
+            Something has written over the journal.
+        """
+        if self.header[LANE] == TASKS and not 0 <= self.header[LIMIT] <= N_TASKS:
+            raise ValueError(f"it tells of {self.header[LIMIT]} tasks")
         return frozenset(self._words_of_tasks()[::2]) - {0}
 
     def _words_of_tasks(self) -> list[int]:

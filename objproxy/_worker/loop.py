@@ -71,20 +71,17 @@ class WorkerLoop:
             if kind == wire.CALL:
                 self._serve(body, parts)
                 del body, parts  # may stand for much memory, and the next call may be long in coming
-                if self._max_rss is not None:
-                    self._watch_memory(self._max_rss)
+                self._watch_memory()
             elif kind == wire.TASK:
-                self._tasks.serve(body, parts)
+                self._tasks.serve(body, parts, self._watch_memory)
                 del body, parts
-                if self._max_rss is not None:
-                    self._watch_memory(self._max_rss)
             elif kind in (wire.STOP, wire.LEAVE):
                 return kind == wire.STOP
         return False
 
-    def _watch_memory(self, max_rss: int) -> None:
+    def _watch_memory(self) -> None:
         """Ask for a replacement, once, when this process has grown too large."""
-        if (platform.resident_bytes() or 0) > max_rss:
+        if self._max_rss is not None and (platform.resident_bytes() or 0) > self._max_rss:
             self._max_rss = None
             self._channel.send(wire.OUTGROWN)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+from collections.abc import Callable
 from typing import Any
 
 from objproxy._worker import forking, wire
@@ -78,29 +79,34 @@ class TaskServer:
         self._places: dict[int, int] = {}  # in the journal, of the tasks that run, by their numbers
         self._free: list[int] = []  # a heap of places that were used; between two calls of `serve`, of all that were
 
-    def serve(self, body: bytes, parts: list[Part]) -> None:
-        """Run a task, and all that come before it and they have ended."""
+    def serve(self, body: bytes, parts: list[Part], after_answer: Callable[[], None]) -> None:
+        """Run a task, and all that come before it and they have ended; call ``after_answer()`` now and then."""
         self._journal.open_tasks()
         self._begin(body, parts)
         del body, parts
         try:
             while self._tasks.is_any_running and not self._interrupt.has_come:
-                self._turn()
+                self._turn(after_answer)
         except KeyboardInterrupt:
             self._clean_up()
             raise
         if self._interrupt.has_come:
             self._clean_up()
 
-    def _turn(self) -> None:
+    def _turn(self, after_answer: Callable[[], None]) -> None:
         """Send the answers that are due; then take a frame in, or run the loop until there is something to do."""
-        for ended in self._tasks.take_ended():
+        all_ended = self._tasks.take_ended()
+        for ended in all_ended:
             self._answer(ended)
+        if all_ended:
+            after_answer()
+            del all_ended, ended  # results may be large
         if forking.is_child:  # a task has forked; this process has no business with the others
             forking.end_child()
         if not self._tasks.is_any_running:
             return
-        if self._channel.has_frame() or self._host.loop.wait_for_descriptor(self._channel.fileno()):
+        channel = self._channel
+        if channel.has_frame() or self._host.loop.wait_for_descriptor(channel.fileno(), seconds=channel.on_idle()):
             kind, body, parts = receive(self._channel, self._plane)
             if kind == wire.TASK:
                 self._begin(body, parts)

@@ -89,7 +89,7 @@ def _check_is_asked(link: Link, seq: int) -> None:
 def recover(link: Link, died: m.Died) -> m.Died:
     """Add to the death of a worker what its journal tells of the message that it was answering."""
     if link.tasks:
-        return died._replace(begun=link.journal.recover_tasks() & link.tasks.keys())
+        return _recover_tasks(link, died)
     if not link.sent:
         return died
     seq, method, count = link.sent[0]
@@ -103,8 +103,7 @@ def recover(link: Link, died: m.Died) -> m.Died:
             raise ValueError(f"{len(outcomes)} results of {count} items")
     except Exception as exc:
         # Something has written over it. Each of the items may have run, so none of them may run again.
-        detail = died.detail or f"Its journal is damaged ({describe(exc)}): something in it has written where it must not"
-        return died._replace(running=count - 1, started_seq=seq, detail=detail)
+        return died._replace(running=count - 1, started_seq=seq, detail=died.detail or _describe_damage(exc))
     return died._replace(
         recovered=outcomes,
         failed=failed,
@@ -112,6 +111,18 @@ def recover(link: Link, died: m.Died) -> m.Died:
         started_seq=seq,
         is_unpickling=link.journal.is_unpickling,
     )
+
+
+def _recover_tasks(link: Link, died: m.Died) -> m.Died:
+    """Add which of its concurrent tasks had begun."""
+    try:
+        return died._replace(begun=link.journal.recover_tasks() & link.tasks.keys())
+    except Exception as exc:
+        return died._replace(begun=frozenset(link.tasks), detail=died.detail or _describe_damage(exc))
+
+
+def _describe_damage(error: Exception) -> str:
+    return f"Its journal is damaged ({describe(error)}): something in it has written where it must not"
 
 
 def load_message(body: bytes, worker_id: int) -> Sequence[Any]:
