@@ -6,15 +6,18 @@ import asyncio
 import itertools
 import math
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from coroutine_targets import Client
 from objproxy import ProxyPool, TaskTimeoutError, WorkerDiedError
+from objproxy._engine import messages as m
 from objproxy._worker import journal as journals
 from objproxy._worker import wire
 from objproxy._worker.event_loop import EventLoop, is_awaitable
+from objproxy.backends.replies import recover
 from objproxy.mpire import WorkerPool
 from objproxy.mtasklite import Pool
 from objproxy.ompr import OMPRunner, RunningWorker
@@ -120,6 +123,22 @@ def test_the_journal_tells_which_tasks_had_begun() -> None:
         assert journal.began_task(7) == journal.began_task(5) == math.inf
         journal.begin(8)
         assert journal.recover_tasks() == frozenset()
+    finally:
+        journal.close()
+
+
+def test_a_damaged_journal_blames_every_task() -> None:
+    """One that had begun may have run, and nobody knows which those are."""
+    fd = journals.create()
+    journal = journals.Journal(fd)
+    os.close(fd)
+    try:
+        journal.open_tasks()
+        journal.header[journals.LIMIT] = 1 << 40
+        link = SimpleNamespace(tasks={5: "work", 6: "work"}, journal=journal)
+        died = recover(link, m.Died(0, 0))  # type: ignore[arg-type]
+        assert died.begun == {5, 6}
+        assert "damaged" in died.detail
     finally:
         journal.close()
 
