@@ -18,7 +18,7 @@ from objproxy import handling
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
-from objproxy._engine.messages import Batch, Failure
+from objproxy._engine.messages import Batch, Failure, Policy
 from objproxy._engine.outbox import Outbox
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
@@ -231,18 +231,26 @@ class PoolCore:
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
-    def submit(self, operation: Operation, options: CallOptions, worker_id: int | None = None) -> CallFuture:
+    def submit(self, operation: Operation, options: CallOptions, policy: Policy, worker_id: int | None = None) -> CallFuture:
         """Submit one operation; return its future."""
         name = options.label or operation.name
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, name, worker_id)
 
-        return self.verbs.future(operation, finish, options.policy, worker_id=worker_id)
+        return self.verbs.future(operation, finish, policy, worker_id=worker_id)
 
     def ask(self, worker_id: int, operation: Operation) -> Any:
         """Carry one operation out on one worker; return its result, or raise its error."""
         return self.settle_one(self.verbs.one(worker_id, operation, is_task=False), operation.name, worker_id)
+
+    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+        """Carry one operation out on one worker; return the future of its result."""
+
+        def finish(outcome: Any, worker_id: int | None) -> Any:
+            return self.settle_one(outcome, operation.name, worker_id)
+
+        return self.verbs.future(operation, finish, worker_id=worker_id, is_task=False)
 
     def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
         """Return the result of one task, or raise its error."""

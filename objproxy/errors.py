@@ -270,6 +270,8 @@ class WorkerInitError(ObjProxyError):
 class TaskTimeoutError(ObjProxyError, TimeoutError):
     """An item ran longer than ``options(timeout=...)``; its worker has been replaced, the other items go on.
 
+    With ``options(concurrency=...)`` its coroutine has been cancelled, and the worker goes on.
+
     The clock of an item starts when its arguments are unpickled and all that they need is imported. For that there is a limit
     of its own: 60 seconds, or ten times the item's if that is more.
 
@@ -300,6 +302,7 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
         stack: str = "",
         *,
         is_loading: bool = False,
+        is_stopped: bool = False,
         ending: str = "",
         advice: str = "",
     ) -> None:
@@ -318,6 +321,8 @@ class TaskTimeoutError(ObjProxyError, TimeoutError):
             text += f": {ending}. It was killed, and what it had still to do is lost."
         else:
             usual = "The worker has been replaced and the state of its object is lost; the other items go on"
+            if is_stopped:
+                usual = "It was cancelled; the other tasks of the worker go on"
             text += f". {advice or usual}."
         super().__init__(f"{text}\n{stack.rstrip()}" if stack else text)
 

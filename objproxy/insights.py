@@ -39,7 +39,9 @@ class WorkerView:
     method : str
         What it runs; "" if it runs nothing.
     running_seconds : float
-        For how long.
+        For how long; with several tasks at once, since one of them has ended.
+    n_running : int
+        How many tasks it runs; more than 1 only with ``options(concurrency=...)``.
     """
 
     id: int
@@ -51,6 +53,7 @@ class WorkerView:
     rss: int | None
     method: str = ""
     running_seconds: float = 0.0
+    n_running: int = 0
 
     @property
     def worker_id(self) -> int:

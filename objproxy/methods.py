@@ -11,7 +11,7 @@ from objproxy._checks import check_count
 from objproxy._engine.calls import Arrival
 from objproxy._engine.futures import CallFuture
 from objproxy._engine.mapping import SKIP, ResultIterator
-from objproxy._engine.messages import Failure
+from objproxy._engine.messages import Failure, Policy
 from objproxy._engine.streaming import TaskStream
 from objproxy._engine.verbs import make_source
 from objproxy._worker.wire import Operation
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Tasks of `aimap` on their way for each worker, where no ``buffersize`` is given.
 _ASYNC_TASKS_PER_WORKER = 4
+
+#: The same beside those that run at the same time, with ``concurrency``.
+_ASYNC_TASKS_AHEAD = 2
 
 _NO_LOCK = contextlib.nullcontext()
 
@@ -58,6 +61,19 @@ class _Method:
     def _label(self) -> str:
         """The name of the method in errors."""
         return self._options.label or self._info.name
+
+    def _policy(self, options: CallOptions, *, is_single: bool = True) -> Policy:
+        """Return what the engine needs to know of a call.
+
+        A call of a coroutine method that travels alone is a task that can be stopped: a time limit, or ``cancel()``, ends the
+        coroutine, and the worker keeps its object with sessions and connections. In a map without a time limit many items
+        travel in one message, and run one after another.
+        """
+        policy = options.policy
+        if not self._info.is_coroutine or policy.concurrency or not (is_single or policy.timeout is not None):
+            return policy
+        can_stop = getattr(self._core.backend.capabilities, "can_run_concurrently", False)
+        return policy._replace(concurrency=1) if can_stop else policy
 
     def _operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
         self._info.check(args, kwargs)
@@ -130,7 +146,7 @@ class PoolMethod(_Method):
         with self._progress(options, core.n_workers) as progress, core.changing if options.journal else _NO_LOCK:
             outcomes = core.verbs.every(
                 operation,
-                options.policy,
+                self._policy(options),
                 is_task=options.counts,
                 on_begin=progress.expect,
                 on_arrival=lambda arrival: progress.update(len(arrival.outcomes)),
@@ -176,11 +192,12 @@ class PoolMethod(_Method):
 
         with self._progress(options, source.total) as progress:
             if core.is_dedicated:
-                pieces = core.verbs.dedicated(source, on_arrival, options.policy)
+                pieces = core.verbs.dedicated(source, on_arrival, self._policy(options))
             elif options.synchronize:
-                pieces = core.verbs.rounds(source, on_arrival, options.policy)
+                pieces = core.verbs.rounds(source, on_arrival, self._policy(options))
             else:
-                run = core.verbs.run(source, core.n_workers, options.policy, chunksize=options.chunksize)
+                policy = self._policy(options, is_single=False)
+                run = core.verbs.run(source, core.n_workers, policy, chunksize=options.chunksize)
                 pieces = core.verbs.map(run, on_arrival)
         return shape_results(core.settle_pieces(pieces, self._info.name, options), options.stack_results)
 
@@ -225,7 +242,7 @@ class PoolMethod(_Method):
         run = core.verbs.run(
             source,
             core.n_workers,
-            options.policy,
+            self._policy(options, is_single=False),
             chunksize=options.chunksize,
             buffersize=options.buffersize,
             is_lazy=True,
@@ -318,7 +335,11 @@ class PoolMethod(_Method):
             return SKIP if answer == "skip" else error
 
         run = core.verbs.stream(
-            name, core.n_workers, options.policy, chunksize=options.chunksize, buffersize=options.buffersize
+            name,
+            core.n_workers,
+            self._policy(options, is_single=False),
+            chunksize=options.chunksize,
+            buffersize=options.buffersize,
         )
         stream = TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=core.settle_value)
         core.reports.count_stream(name, stream)
@@ -339,7 +360,7 @@ class PoolMethod(_Method):
         ``close()``, and leaving the pool's ``with`` block, finish what was submitted. The end of the program does not, other
         than with executors of `concurrent.futures`: calls that have not run by then are dropped.
         """
-        return self._core.submit(self._operation(args, kwargs), self._options)
+        return self._core.submit(self._operation(args, kwargs), self._options, self._policy(self._options))
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method once, on whichever instance is free, and await its result; to cancel that cancels the call."""
@@ -355,7 +376,8 @@ class PoolMethod(_Method):
         """
         self._check_is_free()
         self._info.check_items(args, kwargs)
-        limit = self._options.buffersize or _ASYNC_TASKS_PER_WORKER * self._core.n_workers
+        n_tasks = max(_ASYNC_TASKS_PER_WORKER, (self._options.concurrency or 0) + _ASYNC_TASKS_AHEAD)
+        limit = self._options.buffersize or n_tasks * self._core.n_workers
         limit = limit(None) if callable(limit) else limit
         pending: deque[CallFuture | ArgumentPickleError] = deque()
         try:
@@ -416,14 +438,15 @@ class InstanceMethod(_Method):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and return its result."""
         self._info.check(args, kwargs)
-        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), self._options.policy)
+        policy = self._policy(self._options) if self._info.is_coroutine else self._options.policy
+        outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), policy)
         if type(outcome) is Failure and self._options.on_error == "return":
             return self._core.with_note(outcome.error, self._label, None, self._worker_id)
         return self._core.settle_one(outcome, self._label, self._worker_id)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method on this instance; return a future."""
-        return self._core.submit(self._operation(args, kwargs), self._options, self._worker_id)
+        return self._core.submit(self._operation(args, kwargs), self._options, self._policy(self._options), self._worker_id)
 
     async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the method on this instance and await its result."""

@@ -230,7 +230,7 @@ class _Watch(Watcher):
             return WatchedBackend(inner, [self])
         now = inner.now()
         for record in sorted_records(self._driver.state):
-            sent: list[tuple[Batch, float]] = [(batch, record.busy_since) for batch in tuple(record.inflight)]
+            sent: list[tuple[Batch, float]] = [(batch, record.busy_since) for batch in record.running_batches()]
             self._line.join(record.worker_id, record.generation, sent, now)
         return WatchedBackend(inner, [self._line, self])
 

@@ -75,6 +75,13 @@ class CallOptions:
     max_tasks_per_worker : int or None
         In place of the pool's: a worker that has run so many items, of this call and of those before, is replaced. One that has
         run more when the call begins runs one item of it.
+    concurrency : int or None
+        Of coroutine methods, the most tasks that run at the same time in one worker, up to 4096: while one awaits something,
+        the others go on. None: one task after another. A plain method holds the others up while it runs. Calls without this
+        option, or with a smaller number, wait until they may run. Items travel one by one, so `chunksize` is without effect.
+        With it, `timeout` and ``cancel()`` cancel the coroutine of one task (``asyncio.CancelledError`` is raised where it
+        awaits) and its worker goes on, unless code that does not await holds up the worker. The death of a worker costs all
+        tasks that it runs.
     label : str, callable or None
         The name of the call in errors, notes, time lines and dashboards, or the function that has it: for a method that only
         carries out what users of yours know by another name.
@@ -98,6 +105,7 @@ class CallOptions:
     priority: int = 0
     counts: bool = True
     max_tasks_per_worker: int | None = None
+    concurrency: int | None = None
     label: Any = None
     advice: str | None = None
 
@@ -106,6 +114,7 @@ class CallOptions:
             check_flag(name, getattr(self, name))
         check_count("chunksize", self.chunksize)
         check_count("max_tasks_per_worker", self.max_tasks_per_worker)
+        check_count("concurrency", self.concurrency)
         if not callable(self.buffersize):
             check_count("buffersize", self.buffersize)
         check_seconds("timeout", self.timeout)
@@ -144,8 +153,13 @@ class CallOptions:
         Raises
         ------
         NotSupportedError
-            A time limit on a back end that cannot end a running call.
+            A time limit on a back end that cannot end a running call, or concurrent tasks on one that cannot run them.
         """
+        if self.concurrency is not None and not getattr(capabilities, "can_run_concurrently", False):
+            raise NotSupportedError(
+                f"concurrency={self.concurrency} needs workers that run several tasks at once; backend={backend!r} has none. "
+                "Use backend='process'."
+            )
         if self.timeout is not None and not capabilities.can_kill:
             raise NotSupportedError(
                 f"timeout={self.timeout} needs workers that can be ended from outside; backend={backend!r} has none. "
@@ -163,6 +177,7 @@ class CallOptions:
             self.max_tasks_per_worker,
             self.label or "",
             self.advice or "",
+            self.concurrency or 0,
         )
 
 

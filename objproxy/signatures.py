@@ -32,6 +32,7 @@ class MethodInfo:
         # arguments.
         is_wrapped = hasattr(function, "__wrapped__")
         self._accepted = _signature(function, drops_self, follow_wrapped=False) if is_wrapped else self.signature
+        self.is_coroutine = _is_coroutine(function)
         self._n_min, self._n_max = _positional_range(self._accepted)
         names = self.signature.parameters if self.signature is not None else ()
         self.own_call_keywords = tuple(name for name in CALL_KEYWORDS if name in names)
@@ -89,6 +90,13 @@ class MethodInfo:
 
 def _is_iterable(value: Any) -> bool:
     return isinstance(value, (Iterable, AsyncIterable)) or hasattr(type(value), "__getitem__")
+
+
+def _is_coroutine(function: Any) -> bool:
+    try:
+        return inspect.iscoroutinefunction(function)
+    except Exception:  # of a callable that refuses to be looked at
+        return False
 
 
 def _signature(function: Any, drops_self: bool, *, follow_wrapped: bool) -> inspect.Signature | None:

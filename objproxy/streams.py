@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
+from objproxy._engine.futures import CallFuture
 from objproxy._worker.execute import StreamEnd
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation
+from objproxy.awaiting import wait_for
 
 
 class StreamHome(Protocol):
@@ -18,15 +20,20 @@ class StreamHome(Protocol):
         """Carry one operation out on one worker; return its result, or raise its error."""
         ...
 
+    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+        """Carry one operation out on one worker; return the future of its result."""
+        ...
+
     def forget_stream(self, handle: StreamHandle) -> None:
         """See that a generator that nobody holds any more is ended in its worker."""
         ...
 
 
-class RemoteStream(Iterator[Any]):
+class RemoteStream(Iterator[Any], AsyncIterator[Any]):
     """The items of a generator that lives in a worker, pulled one by one as they are consumed.
 
-    If its worker dies, the next item raises `WorkerDiedError`.
+    ``for`` and ``async for`` both work, with plain generators and asynchronous ones. If its worker dies, the next item raises
+    `WorkerDiedError`.
 
     Parameters
     ----------
@@ -60,15 +67,42 @@ class RemoteStream(Iterator[Any]):
             raise StopIteration
         return value
 
+    def __aiter__(self) -> RemoteStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._is_ended:
+            raise StopAsyncIteration
+        try:
+            value = await self._ask_later("next")
+        except BaseException:
+            self._is_ended = True
+            raise
+        if isinstance(value, StreamEnd):
+            self._is_ended = True
+            raise StopAsyncIteration
+        return value
+
     def close(self) -> None:
         """Run the generator's own end, in its worker."""
         if not self._is_ended:
             self._is_ended = True
             self._ask("drop")
 
+    async def aclose(self) -> None:
+        """Run the generator's own end, in its worker, and await that."""
+        if not self._is_ended:
+            self._is_ended = True
+            await self._ask_later("drop")
+
     def _ask(self, verb: str) -> Any:
-        handle = self._handle
-        return self._home.ask(handle.worker_id, Operation(verb, self._name, (handle.stream_id, handle.generation), {}))
+        return self._home.ask(self._handle.worker_id, self._operation(verb))
+
+    async def _ask_later(self, verb: str) -> Any:
+        return await wait_for(self._home.ask_later(self._handle.worker_id, self._operation(verb)))
+
+    def _operation(self, verb: str) -> Operation:
+        return Operation(verb, self._name, (self._handle.stream_id, self._handle.generation), {})
 
     def __del__(self) -> None:
         if not getattr(self, "_is_ended", True):
@@ -81,3 +115,9 @@ class RemoteStream(Iterator[Any]):
 
     def __exit__(self, *_exc_info: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> RemoteStream:
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        await self.aclose()

@@ -34,6 +34,7 @@ class _Lane:
     ending_at: float | None = None
     free_at: float = 0.0  # when it had done what it was sent before
     sent: deque[tuple[Batch, float]] = dataclasses.field(default_factory=deque)
+    tasks: dict[int, tuple[Batch, float]] = dataclasses.field(default_factory=dict)  # concurrent ones, by their numbers
 
 
 class Timeline(Watcher):
@@ -61,7 +62,11 @@ class Timeline(Watcher):
 
     def sent(self, worker_id: int, batch: Batch, now: float) -> None:
         """Note what will be answered."""
-        self._lanes[worker_id].sent.append((batch, now))
+        lane = self._lanes[worker_id]
+        if batch.rules.concurrency:
+            lane.tasks[batch.seq] = batch, now
+        else:
+            lane.sent.append((batch, now))
 
     def ending(self, worker_id: int, generation: int, how: str, now: float) -> None:
         """Note since when a worker is ending."""
@@ -88,16 +93,20 @@ class Timeline(Watcher):
         lane = self._lanes[event.worker_id]
         if not event.is_last or lane.generation != event.generation:
             return
-        while lane.sent:
-            batch, sent_at = lane.sent.popleft()
-            if batch.seq == event.seq:
-                break
+        if event.seq in lane.tasks:
+            batch, began = lane.tasks.pop(event.seq)  # it begins when it comes
+            lane.free_at = now
         else:
-            return
-        if batch.rules.is_chore:
-            return
-        began = max(lane.free_at, sent_at)
-        lane.free_at = min(now, began + event.seconds)
+            while lane.sent:
+                batch, sent_at = lane.sent.popleft()
+                if batch.seq == event.seq:
+                    break
+            else:
+                return
+            if batch.rules.is_chore:
+                return
+            began = max(lane.free_at, sent_at)
+            lane.free_at = min(now, began + event.seconds)
         method, count = batch.rules.method, batch.count
         self._add(event.worker_id, lane, "call", method, began, lane.free_at, batch.start, count)
         total = self._totals.setdefault((event.worker_id, method), [0, 0.0])
@@ -113,9 +122,14 @@ class Timeline(Watcher):
             batch, sent_at = lane.sent[0]
             began = max(lane.free_at, sent_at)
             self._add(event.worker_id, lane, "death", batch.rules.method, began, now, batch.start, batch.count)
+        elif event.begun:
+            for seq in sorted(event.begun & lane.tasks.keys()):
+                batch, sent_at = lane.tasks[seq]
+                self._add(event.worker_id, lane, "death", batch.rules.method, sent_at, now, batch.start, batch.count)
         elif lane.ending_at is not None:
             self._add(event.worker_id, lane, "exit", "", max(lane.ending_at, lane.free_at), now)
         lane.sent.clear()
+        lane.tasks.clear()
 
     def _add(
         self, worker_id: int, lane: _Lane, kind: str, name: str, began: float, ended: float, item: int = 0, n_items: int = 0
@@ -135,7 +149,8 @@ class Timeline(Watcher):
     def join(self, worker_id: int, generation: int, sent: Iterable[tuple[Batch, float]], now: float) -> None:
         """Begin a lane of a worker that is there already, and has been sent these batches."""
         self.started(worker_id, generation, now)
-        self._lanes[worker_id].sent.extend(sent)
+        for batch, sent_at in sent:
+            self.sent(worker_id, batch, sent_at)
 
     # ---- what it tells -----------------------------------------------------------------------------------------------
 

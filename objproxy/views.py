@@ -32,7 +32,7 @@ def all_records(state: PoolState) -> list[WorkerRecord]:
 
 def _view(record: WorkerRecord, backend: Backend, recipe: PoolRecipe, now: float) -> WorkerView:
     pid = backend.info(record.worker_id).pid
-    sent = tuple(record.inflight)
+    sent = record.running_batches()
     # Of a batch whose outcomes have all come, the end may not be taken in yet: the caller has what it wanted, and nobody turns.
     running = next((batch for batch in sent if batch.received < batch.count), None)
     state = "idle" if record.phase == "busy" and running is None else record.phase
@@ -46,6 +46,7 @@ def _view(record: WorkerRecord, backend: Backend, recipe: PoolRecipe, now: float
         memory_of(pid),
         "" if running is None else running.rules.method,
         0.0 if running is None else max(0.0, now - record.busy_since),
+        0 if running is None else max(1, len(record.concurrent)),
     )
 
 

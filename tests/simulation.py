@@ -80,6 +80,8 @@ class Simulation:
         Most items of a batch.
     cancels, resizes : float
         Share of the steps in which a call is cancelled, or the pool is resized.
+    concurrent : float
+        Share of the calls whose tasks run at the same time in a worker.
     options : dict
         For `PoolState`.
     """
@@ -95,6 +97,7 @@ class Simulation:
         max_chunk: int = 20,
         cancels: float = 0.0,
         resizes: float = 0.0,
+        concurrent: float = 0.0,
         **options: Any,
     ) -> None:
         self._random = random.Random(seed)
@@ -102,6 +105,7 @@ class Simulation:
         self._max_chunk = max_chunk
         self._cancels = cancels
         self._resizes = resizes
+        self._concurrent = concurrent
         self.backend = SimulatedBackend(seed, fate)
         self.state = PoolState(n_workers, init_timeout=10.0, max_restarts=(10**9, 5.0), **options)
         self.calls = [_Ledger(self._make_rules(), n_items // n_calls) for _ in range(n_calls)]
@@ -112,7 +116,10 @@ class Simulation:
     def _make_rules(self) -> Rules:
         # A time limit for every item: stalls happen, and a pool cannot end them by itself.
         policy = Policy(1.0, self._random.choice([0, 0, 1, 3]), (WorkerDiedError, TaskTimeoutError, ValueError), 0)
-        return Rules("work", policy._replace(priority=self._random.choice([0, 0, 1])))
+        policy = policy._replace(priority=self._random.choice([0, 0, 1]))
+        if self._random.random() < self._concurrent:
+            policy = policy._replace(concurrency=self._random.choice([1, 3, 20]))
+        return Rules("work", policy)
 
     def run(self) -> None:
         """Tell the story to its end and check it."""
@@ -145,7 +152,7 @@ class Simulation:
 
     def _submit(self, call: _Ledger) -> None:
         start = call.n_submitted
-        count = min(self._random.randint(1, self._max_chunk), call.total - start)
+        count = 1 if call.rules.concurrency else min(self._random.randint(1, self._max_chunk), call.total - start)
         call.n_submitted += count
         worker_id = self._random.randrange(self._n_workers) if self._random.random() < 0.05 else None
         payload = Payload(Operation("map", "work", (range(start, start + count),), ()))
@@ -187,6 +194,8 @@ class Simulation:
                 self.backend.start(*action)
             elif isinstance(action, m.Inspect):
                 self.backend.inspect(*action)
+            elif isinstance(action, m.Stop):
+                self.backend.stop(*action)
             elif isinstance(action, m.WarnOfEnd | m.TellEndFailed):
                 pass
             else:

@@ -103,7 +103,9 @@ def test_free_memory_that_the_system_does_not_tell_is_not_known(monkeypatch: pyt
 
 
 def make_boot(**changes: Any) -> Any:
-    return types.SimpleNamespace(**{"environ": {}, "cpu_ids": None, "seed_words": None, **changes})
+    return types.SimpleNamespace(
+        **{"environ": {}, "cpu_ids": None, "heritage": None, "pool_name": "P", "worker_id": 0, "seed_words": None, **changes}
+    )
 
 
 def test_variables_of_a_worker_are_set_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:

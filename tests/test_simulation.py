@@ -49,6 +49,13 @@ def test_every_item_ends_exactly_once_while_workers_are_recycled(seed: int) -> N
     Simulation(seed, 5, 500, max_tasks_per_worker=7).run()
 
 
+@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_every_item_ends_exactly_once_though_tasks_overlap(seed: int, share: float) -> None:
+    """Concurrent tasks die with their worker, are stopped or not, and are mixed with calls that run alone."""
+    Simulation(seed, 6, 400, concurrent=share, cancels=0.02, resizes=0.01, max_tasks_per_worker=50).run()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds()[:2])
 @pytest.mark.parametrize(("n_workers", "n_items"), [(1000, 100_000), (10_000, 1_000_000)])
@@ -133,6 +140,14 @@ def test_a_map_gives_every_result_in_order(seed: int, chunksize: int | None) -> 
     with SimulatedPool(seed, 8, UNSTALLED) as pool:
         run = pool.run(range(500), Policy(None, 2, RETRY_ON), chunksize=chunksize)
         check_results(flatten(collect(run, lambda _arrival: None)), 500)
+        pool.check_executions(run.call)
+
+
+@pytest.mark.parametrize("seed", seeds()[:4])
+def test_a_map_of_tasks_that_overlap_gives_every_result(seed: int) -> None:
+    with SimulatedPool(seed, 8, ROUGH) as pool:
+        run = pool.run(range(300), Policy(0.5, 1, RETRY_ON, concurrency=10))
+        check_results(flatten(collect(run, lambda _arrival: None)), 300)
         pool.check_executions(run.call)
 
 

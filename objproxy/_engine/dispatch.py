@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError
 
 from objproxy._engine import messages as m
 from objproxy._engine.backlog import Backlog
+from objproxy._engine.concurrency import Concurrency
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.watch import Watch
@@ -49,6 +50,7 @@ class Dispatcher:
         self._ledger = ledger
         self._watch = watch
         self._max_tasks = max_tasks
+        self.concurrency = Concurrency(ledger, watch)
         self._free: dict[WorkerRecord, None] = {}  # idle; the longest idle is first
         self._seq = 0
 
@@ -62,6 +64,10 @@ class Dispatcher:
         self.shared.push(batch)
         while self._free and self.shared.head() is not None:
             self.serve(self._free.popitem()[0])
+        if batch.rules.concurrency and self.shared.heap:
+            record = self.concurrency.find_room(batch)
+            if record is not None:
+                self.serve(record)
 
     def put_back(self, batch: Batch, record: WorkerRecord) -> None:
         """Let a batch that was sent to `record` wait again, at its old place; nobody is told."""
@@ -103,7 +109,7 @@ class Dispatcher:
             if queue is None:
                 return
             batch = queue.heap[0][3]
-            if record.inflight and not self._may_go_ahead(record, batch):
+            if (record.inflight or record.concurrent) and not self._may_go_ahead(record, batch):
                 return
             queue.pop()
             limit = self._limit(batch)
@@ -128,7 +134,9 @@ class Dispatcher:
         return batch.cut(0, room)
 
     def _may_go_ahead(self, record: WorkerRecord, batch: Batch) -> bool:
-        """Whether a batch may wait in a busy worker instead of in the queue."""
+        """Whether a batch may wait in a busy worker instead of in the queue, or run there beside others."""
+        if record.concurrent or batch.rules.concurrency:
+            return self.concurrency.has_room(record, batch)
         if batch.worker_id is None and len(self.shared.heap) <= self.n_workers:
             return False  # near the end each batch goes to the worker that is free first
         last = record.inflight[-1].rules
@@ -149,11 +157,14 @@ class Dispatcher:
         record.max_tasks = self._limit(batch)
         if batch.rules.is_task:
             record.n_assigned += batch.count
-        record.inflight.append(batch)
         if record.phase == "idle":
             record.phase = "busy"
-        if len(record.inflight) == 1:
-            self.begin_head(record, batch)
+        if batch.rules.concurrency:
+            self.concurrency.begin(record, batch)
+        else:
+            record.inflight.append(batch)
+            if len(record.inflight) == 1:
+                self.begin_head(record, batch)
         self._ledger.actions.append(m.Send(record.worker_id, batch))
 
     def begin_head(self, record: WorkerRecord, batch: Batch) -> None:

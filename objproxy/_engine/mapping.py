@@ -15,6 +15,7 @@ from typing import Any
 from objproxy._engine import failures, plan
 from objproxy._engine.calls import Arrival, Call
 from objproxy._engine.chunks import ChunkSizer
+from objproxy._engine.concurrency import MAX_CONCURRENCY
 from objproxy._engine.driver import Driver
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.payload import Payload
@@ -22,8 +23,8 @@ from objproxy._engine.turns import Turns
 from objproxy._worker.outcome import StreamHandle
 from objproxy.handling import is_a
 
-#: Batches for each worker that are worth having outside of the source: one that runs, one ahead, one in the queue.
-_BATCHES_PER_WORKER = 3
+#: Batches for each worker that are worth having outside of the source beside those that run: one ahead, one in the queue.
+_BATCHES_AHEAD = 2
 
 #: A consumer that stays away longer than this between two items gets the engine turned in the background.
 _SLOW_CONSUMER_SECONDS = 0.001
@@ -69,6 +70,7 @@ class MapRun:
         self._driver = driver
         self._sizer: ChunkSizer = call.sizer
         self._n_workers = n_workers
+        self._n_batches = n_workers * (_BATCHES_AHEAD + min(max(call.concurrency, 1), MAX_CONCURRENCY))
         self._buffersize = buffersize
         self._is_lazy = is_lazy
         self._explain = explain
@@ -96,7 +98,7 @@ class MapRun:
         if self._is_lazy:
             size = min(size, _MAX_LAZY_CHUNK)
         pending = self.call.outstanding
-        if pending and pending + size > _BATCHES_PER_WORKER * self._n_workers * size:
+        if pending and pending + size > self._n_batches * size:
             return 0
         if self._buffersize is None:
             return size

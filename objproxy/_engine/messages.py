@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from objproxy._engine.policy import PLAIN as PLAIN
+from objproxy._engine.policy import Policy
 from objproxy._worker.outcome import Failure
 
 
@@ -16,39 +18,6 @@ class Payload(Protocol):
         ...
 
 
-class Policy(NamedTuple):
-    """What a caller asked for; shared by all calls with the same options.
-
-    Attributes
-    ----------
-    timeout : float or None
-        Seconds for one item; then each batch holds one item.
-    retries : int
-        How often an item may be tried again.
-    retry_on : tuple of type
-        Which errors are worth another try.
-    priority : int
-        Larger goes first.
-    max_tasks : int or None
-        Items after which a worker that runs this call is replaced; None leaves that to the pool.
-    label : str
-        The name of the call in errors; "" for that of the method.
-    advice : str
-        What the error of a lost worker recommends; "" for the options of this library.
-    """
-
-    timeout: float | None = None
-    retries: int = 0
-    retry_on: tuple[type[BaseException], ...] = ()
-    priority: int = 0
-    max_tasks: int | None = None
-    label: str = ""
-    advice: str = ""
-
-
-PLAIN = Policy()
-
-
 class Rules:
     """How the tasks of one call are treated, and the count of those that have no outcome yet.
 
@@ -56,7 +25,7 @@ class Rules:
     ----------
     method : str
         Name that errors give.
-    timeout, retries, retry_on, priority, max_tasks, advice
+    timeout, retries, retry_on, priority, max_tasks, advice, concurrency
         As in `Policy`.
     call_number : int
         Number of the map, or of the task for any worker, in its pool, for random streams; 0 for everything else.
@@ -69,7 +38,7 @@ class Rules:
     n_queued : int
         Those of them that stand in a queue.
     running : set of int
-        Workers whose oldest batch is of this call.
+        Workers whose oldest batch, or one of whose concurrent tasks, is of this call.
     is_chore : bool
         Nobody ever waits for the outcome: a worker is told to let something go.
     is_dropped : bool
@@ -81,6 +50,7 @@ class Rules:
     __slots__ = (
         "advice",
         "call_number",
+        "concurrency",
         "is_chore",
         "is_dropped",
         "is_task",
@@ -106,7 +76,8 @@ class Rules:
         needs_state: bool = False,
         is_task: bool = True,
     ) -> None:
-        self.timeout, self.retries, self.retry_on, self.priority, self.max_tasks, label, self.advice = policy
+        self.timeout, self.retries, self.retry_on, self.priority, self.max_tasks = policy[:5]
+        label, self.advice, self.concurrency = policy[5:]
         self.method = label or method
         self.call_number = call_number
         self.needs_state = needs_state
@@ -249,6 +220,8 @@ class Died(NamedTuple):
         The most memory that it ever held, in bytes.
     trace : str
         Where its threads stood, if it had time to tell.
+    begun : frozenset of int
+        Concurrent tasks that had begun and were not answered.
     """
 
     worker_id: int
@@ -263,6 +236,7 @@ class Died(NamedTuple):
     detail: str = ""
     peak_rss: int | None = None
     trace: str = ""
+    begun: frozenset[int] = frozenset()
 
 
 class StartFailed(NamedTuple):
@@ -308,6 +282,24 @@ class Inspected(NamedTuple):
     stack: str
     activity: str | None = None
     began: float | None = None
+
+
+class Stopping(NamedTuple):
+    """A worker is cancelling a concurrent task, which stood at `stack`; an answer follows when the task has ended."""
+
+    worker_id: int
+    generation: int
+    seq: int
+    stack: str
+
+
+class NotDue(NamedTuple):
+    """A concurrent task was not stopped, since it has time left: it began at `began`; infinity if it has not begun."""
+
+    worker_id: int
+    generation: int
+    seq: int
+    began: float
 
 
 class SendFailed(NamedTuple):
@@ -392,6 +384,8 @@ Event = (
     | Ending
     | EndFailed
     | Inspected
+    | Stopping
+    | NotDue
     | StacksAsked
     | Cancelled
     | Ticked
@@ -429,6 +423,15 @@ class End(NamedTuple):
     worker_id: int
     generation: int
     how: str
+
+
+class Stop(NamedTuple):
+    """Have a worker cancel one of its concurrent tasks; with a `limit`, only if that has run for so many seconds."""
+
+    worker_id: int
+    generation: int
+    seq: int
+    limit: float | None = None
 
 
 class Inspect(NamedTuple):
@@ -480,7 +483,7 @@ class Deliver(NamedTuple):
     worker_id: int | None
 
 
-Action = Start | Send | End | Deliver | Inspect | Warn | WarnOfEnd | TellEndFailed
+Action = Start | Send | End | Deliver | Stop | Inspect | Warn | WarnOfEnd | TellEndFailed
 
 __all__ = [
     "Action",
@@ -497,8 +500,10 @@ __all__ = [
     "Held",
     "InitFailed",
     "KillAsked",
+    "NotDue",
     "Outgrown",
     "Payload",
+    "Policy",
     "Ready",
     "Released",
     "Replied",
@@ -507,6 +512,8 @@ __all__ = [
     "Send",
     "SendFailed",
     "Start",
+    "Stop",
+    "Stopping",
     "Submitted",
     "Ticked",
 ]

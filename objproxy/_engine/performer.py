@@ -75,6 +75,8 @@ class Performer(ABC):
                 self._start(*action)
             elif kind is m.End:
                 self.backend.end(*action)
+            elif kind is m.Stop:
+                self.backend.stop(*action)
             elif kind is m.Inspect:
                 self.backend.inspect(*action)
             else:

@@ -19,7 +19,7 @@ from objproxy._engine.dispatch import Dispatcher
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Failure
 from objproxy._engine.watch import loading_limit
-from objproxy._engine.workers import WorkerRecord
+from objproxy._engine.workers import Slot, WorkerRecord
 from objproxy.errors import TaskTimeoutError
 from objproxy.handling import matches
 
@@ -93,6 +93,19 @@ class Settlement:
         if record.inflight:
             self._dispatcher.begin_head(record, record.inflight[0])
         seconds /= batch.count
+        self._note_seconds(seconds, batch, record)
+
+    def finish_task(self, record: WorkerRecord, batch: Batch, event: m.Replied, *, is_told: bool) -> None:
+        """Take in the end of a concurrent task, which has left its worker; `is_told` if its item has an outcome already."""
+        if not is_told:
+            self.take_in(record, batch, event.outcomes, event.failed)
+            if batch.received < batch.count:
+                make_error = failures.missing_answers(batch, record.worker_id)
+                self._ledger.fail(batch, batch.received, batch.count, make_error, record.worker_id)
+        batch.rules.learn(batch.count, event.seconds)
+        self._note_seconds(event.seconds, batch, record)
+
+    def _note_seconds(self, seconds: float, batch: Batch, record: WorkerRecord) -> None:
         if len(self.slowest) < _N_SLOWEST or seconds > self.slowest[0][0]:
             self._note_slow(seconds, batch, record)
 
@@ -113,6 +126,7 @@ class Settlement:
         for record in records:
             while record.inflight:
                 batches.append(self.take_head(record))
+            batches += self._dispatcher.concurrency.end_all(record)
             batches += record.queue.take_all()
         return sorted(batches)
 
@@ -126,7 +140,7 @@ class Settlement:
 
         Returns whether the caller of that item is told of the death.
         """
-        is_told = False
+        is_told = self._settle_orphaned_tasks(record, event) if record.concurrent else False
         while record.inflight:
             batch = self.take_head(record)
             if batch.seq == event.started_seq and event.is_unpickling and batch.count > 1:
@@ -147,27 +161,65 @@ class Settlement:
         is_told = False
         stop = 0 if event.running is None else min(event.running + 1, batch.count)
         for at in range(batch.received, stop):
-            error = failures.death(record, event, batch, batch.start + at, self._describe(record.worker_id))
-            # A copy: the caller's gets a traceback when it is raised, and would keep all that its frames hold.
-            record.death = copy.copy(error)
-            batch.received += 1
-            if self.may_retry(batch, error):
-                self._dispatcher.put_back(batch.cut(at, at + 1, batch.attempts + 1), record)
+            is_told = self._blame_item(record, batch, event, at)
+        return is_told
+
+    def _blame_item(self, record: WorkerRecord, batch: Batch, event: m.Died, at: int) -> bool:
+        error = failures.death(record, event, batch, batch.start + at, self._describe(record.worker_id))
+        # A copy: the caller's gets a traceback when it is raised, and would keep all that its frames hold.
+        record.death = copy.copy(error)
+        batch.received += 1
+        if self.may_retry(batch, error):
+            self._dispatcher.put_back(batch.cut(at, at + 1, batch.attempts + 1), record)
+            return False
+        self._ledger.deliver(batch, at, [Failure(error)], True, record.worker_id)
+        return not (batch.rules.is_dropped or batch.rules.is_chore)
+
+    def _settle_orphaned_tasks(self, record: WorkerRecord, event: m.Died) -> bool:
+        """Settle the concurrent tasks of a dead worker: each that had begun is lost, the others go back to the queue."""
+        is_told = False
+        for batch in list(self._dispatcher.concurrency.end_all(record)):
+            if batch.seq in event.begun:
+                is_told = self._blame_item(record, batch, event, 0) or is_told
             else:
-                self._ledger.deliver(batch, at, [Failure(error)], True, record.worker_id)
-                is_told = not (batch.rules.is_dropped or batch.rules.is_chore)
+                self._dispatcher.put_back(batch.cut(0, 1), record)
         return is_told
 
     def time_out(self, record: WorkerRecord, stack: str) -> None:
-        """Fail or retry the oldest batch of a worker, which has run too long and whose threads stand at `stack`."""
-        batch = self.take_head(record)
+        """Fail or retry what a worker has run too long, whose threads stand at `stack`.
+
+        That is its oldest batch, or the concurrent tasks whose time is over and none of which it stops.
+        """
+        for slot in list(record.concurrent.values()):
+            if not slot.is_unwanted and (slot.is_asked or slot.is_loading):
+                self.time_out_task(slot, stack, is_stopped=False)
+        if not record.inflight:
+            return
+        self._time_out_batch(record, self.take_head(record), stack, is_loading=record.is_loading)
+
+    def time_out_task(self, slot: Slot, stack: str, *, is_stopped: bool = True) -> None:
+        """Fail or retry a concurrent task that has run too long; it keeps its place until its worker has ended it."""
+        assert slot.batch is not None
+        self._time_out_batch(slot.record, slot.batch, stack, is_loading=slot.is_loading, is_stopped=is_stopped)
+        self._dispatcher.concurrency.note_stopping(slot)
+
+    def _time_out_batch(
+        self, record: WorkerRecord, batch: Batch, stack: str, *, is_loading: bool, is_stopped: bool = False
+    ) -> None:
         rules = batch.rules
         limit = rules.timeout or 0.0
-        seconds, is_loading = loading_limit(limit) if record.is_loading else limit, record.is_loading
+        seconds = loading_limit(limit) if is_loading else limit
 
         def make_error(item: int) -> BaseException:
             return TaskTimeoutError(
-                record.worker_id, rules.method, item, seconds, stack, is_loading=is_loading, advice=rules.advice
+                record.worker_id,
+                rules.method,
+                item,
+                seconds,
+                stack,
+                is_loading=is_loading,
+                is_stopped=is_stopped,
+                advice=rules.advice,
             )
 
         if self.may_retry(batch, make_error(batch.start)):
@@ -177,7 +229,11 @@ class Settlement:
 
     def take_back(self, record: WorkerRecord, seq: int, error: BaseException) -> None:
         """End the items of a batch that could not be sent after all."""
-        batch = next((batch for batch in reversed(record.inflight) if batch.seq == seq), None)
+        if seq in record.concurrent:
+            batch, _ = self._dispatcher.concurrency.end(record, seq)
+            self._ledger.fail(batch, 0, batch.count, lambda _item: error, record.worker_id)
+            return
+        batch = next((batch for batch in reversed(record.inflight) if batch.seq == seq), None)  # type: ignore[assignment]
         if batch is None:
             return
         is_head = batch is record.inflight[0]

@@ -39,6 +39,7 @@ from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch
 from objproxy._engine.settlement import Settlement
 from objproxy._engine.shortage import Shortage, is_passing
+from objproxy._engine.tasks import Tasks
 from objproxy._engine.watch import GRACE_SECONDS, Watch
 from objproxy._engine.workers import WorkerRecord
 from objproxy.errors import WorkerInitError
@@ -104,12 +105,14 @@ class PoolState:
         self._watch = Watch(self._ledger, stall_warning)
         self._dispatcher = Dispatcher(self._ledger, self._watch, n_workers, max_tasks_per_worker)
         self._shared = self._dispatcher.shared
+        self._concurrency = self._dispatcher.concurrency
         self._shortage = Shortage(self._ledger, self._watch, self._shared, describe)
         self._settlement = Settlement(self._ledger, self._dispatcher, describe)
         self.slowest = self._settlement.slowest
         self._endings = Endings(self._ledger, self._watch, self._find, stall_warning, describe)
         self.take_end_errors = self._endings.take_errors
-        self._limits, self._silences = self._watch.limits, self._watch.silences
+        self._tasks = Tasks(self._concurrency, self._settlement, self._find)
+        self._heaps = self._watch.limits.heap, self._watch.silences.heap, self._watch.tasks.heap
         self._deadline: float | None = None
         self._n_quarantined = 0
         self._is_finishing = self._is_leaving = False
@@ -128,6 +131,8 @@ class PoolState:
             m.Ending: self._endings.on_ending,
             m.EndFailed: self._endings.on_failed,
             m.Inspected: self._on_inspected,
+            m.Stopping: self._tasks.on_stopping,
+            m.NotDue: self._tasks.on_not_due,
             m.StacksAsked: self._on_stacks_asked,
             m.Cancelled: self._on_cancelled,
             m.Ticked: self._on_ticked,
@@ -154,7 +159,8 @@ class PoolState:
     def _finish_event(self) -> list[m.Action]:
         if self.phase != "open":
             self._move_on()
-        if self._limits.heap or self._silences.heap or self._deadline is not None:
+        limits, silences, tasks = self._heaps
+        if limits or silences or tasks or self._deadline is not None:
             self._deadline = self._watch.next_deadline()
         ledger = self._ledger
         actions = ledger.actions
@@ -204,12 +210,14 @@ class PoolState:
         if record.phase == "idle":
             self._dispatcher.forget_free(record)
             self._serve(record)
+        elif record.concurrent and record.phase == "busy":
+            self._serve(record)
 
     def _serve(self, record: WorkerRecord) -> None:
         """Send a worker that is up what it can take; if there is nothing, it is free, or its time has come."""
         if record.queue.heap or self._shared.heap:
             self._dispatcher.serve(record)
-        if record.inflight:
+        if record.inflight or record.concurrent:
             return
         record.phase = "idle"
         if self._dispatcher.is_worn_out(record):
@@ -223,12 +231,16 @@ class PoolState:
 
     def _on_replied(self, event: m.Replied) -> None:
         record = self.workers.get(event.worker_id)
-        if record is None or record.generation != event.generation or not record.inflight:
+        if record is None or record.generation != event.generation:
             return  # of a worker that was replaced
-        batch = record.inflight[0]
-        if batch.seq != event.seq:
-            return  # of a batch that has timed out
+        if not record.inflight or record.inflight[0].seq != event.seq:
+            if event.seq in record.concurrent:
+                self._tasks.end(record, event)
+                if record.phase == "busy":
+                    self._serve(record)
+            return  # else it is of a batch that has timed out
 
+        batch = record.inflight[0]
         settlement = self._settlement
         settlement.take_in(record, batch, event.outcomes, event.failed)
         if not event.is_last:
@@ -273,7 +285,7 @@ class PoolState:
         if event.and_running:
             for worker_id in list(event.rules.running):
                 record = self.workers[worker_id]
-                if record.end_reason is None:
+                if record.end_reason is None and not self._concurrency.cancel(record, event.rules):
                     self._end(record, "cancelled", "interrupt")
 
     # ---- workers come and go -----------------------------------------------------------------------------------------
@@ -411,6 +423,9 @@ class PoolState:
 
     def _on_ticked(self, _event: m.Ticked) -> None:
         self._watch.tick()
+        for record, reason in self._concurrency.tick():
+            if record.phase == "busy":
+                self._end(record, reason, "interrupt")
         for record in self._shortage.take_due(self.workers):
             self._replace(record, is_failure=False, is_new=False)
 
@@ -422,7 +437,7 @@ class PoolState:
         if record is None:
             return
         if event.began is not None:
-            if record.n_looks and record.phase == "busy":
+            if record.n_looks and record.phase == "busy" and record.inflight:
                 self._watch.grant_rest(record, event.began)
             return
         record.stack = event.stack

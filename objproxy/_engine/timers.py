@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
-from objproxy._engine.workers import WorkerRecord
+K = TypeVar("K", bound=Hashable)
 
 
-class Timers:
+class Timers(Generic[K]):
     """At most one deadline of a kind for each worker: the end of its constructor, say, or of its oldest batch.
 
     A deadline that is met costs nothing more: its entry stays in the heap, and when it comes up it is thrown away, or
@@ -18,19 +20,19 @@ class Timers:
     ----------
     heap : list
         Entries: (moment, tie-breaker, worker).
-    deadlines : dict of WorkerRecord to float
+    deadlines : dict of worker to float
         Those that are neither met nor passed.
     """
 
     __slots__ = ("_entries", "_n_pushed", "deadlines", "heap")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, WorkerRecord]] = []
-        self.deadlines: dict[WorkerRecord, float] = {}
-        self._entries: dict[WorkerRecord, float] = {}  # the earliest entry of each worker in the heap
+        self.heap: list[tuple[float, int, K]] = []
+        self.deadlines: dict[K, float] = {}
+        self._entries: dict[K, float] = {}  # the earliest entry of each worker in the heap
         self._n_pushed = 0
 
-    def set(self, record: WorkerRecord, deadline: float) -> None:
+    def set(self, record: K, deadline: float) -> None:
         """Watch a worker until `deadline`, or until `clear`."""
         self.deadlines[record] = deadline
         entry = self._entries.get(record)
@@ -39,7 +41,7 @@ class Timers:
             self._n_pushed += 1
             heapq.heappush(self.heap, (deadline, self._n_pushed, record))
 
-    def clear(self, record: WorkerRecord) -> None:
+    def clear(self, record: K) -> None:
         """Watch a worker no more."""
         self.deadlines.pop(record, None)
 
@@ -58,7 +60,7 @@ class Timers:
                     self.set(record, deadline)
         return None
 
-    def pop_due(self, now: float) -> WorkerRecord | None:
+    def pop_due(self, now: float) -> K | None:
         """Return a worker whose deadline has passed, once, or None."""
         deadline = self.next_deadline()
         if deadline is None or deadline > now:

@@ -115,12 +115,13 @@ class Verbs:
         policy: Policy = PLAIN,
         *,
         worker_id: int | None = None,
+        is_task: bool = True,
     ) -> CallFuture:
         """Submit one operation to whichever worker is free, or to the one that is named."""
         payload = self.encode(operation, policy.label)
         # A task for any worker has random streams of its own, as an item of a map has.
         call_number = next(self._call_numbers) if worker_id is None else 0
-        call = Call(operation.name, policy, needs_state=worker_id is not None, call_number=call_number)
+        call = Call(operation.name, policy, needs_state=worker_id is not None, is_task=is_task, call_number=call_number)
         future = CallFuture(self._driver, call, finish)
         self._driver.submit_future(Batch(call, 0, 1, payload, worker_id))
         return future
@@ -137,7 +138,8 @@ class Verbs:
     ) -> MapRun:
         """Prepare a map.
 
-        With a time limit each item is a message of its own: the parent's clock then is the item's clock.
+        With a time limit each item is a message of its own: the parent's clock then is the item's clock. So is each of
+        the items that run at the same time in a worker: none waits for the slowest of a chunk.
         """
         call = self._map_call(source.method, n_workers, policy, chunksize)
         return MapRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=is_lazy, explain=self._explain)
@@ -157,8 +159,8 @@ class Verbs:
         return StreamRun(self._driver, call, source, n_workers, buffersize=buffersize, is_lazy=True, explain=self._explain)
 
     def _map_call(self, method: str, n_workers: int, policy: Policy, chunksize: int | None) -> Call:
-        has_limit = policy.timeout is not None
-        sizer = ChunkSizer(n_workers, 1 if has_limit else chunksize, may_join=not has_limit)
+        is_single = policy.timeout is not None or policy.concurrency > 0
+        sizer = ChunkSizer(n_workers, 1 if is_single else chunksize, may_join=not is_single)
         return Call(method, policy, sizer=sizer, call_number=next(self._call_numbers))
 
     def map(self, run: MapRun, on_arrival: OnArrival) -> list[Sequence[Any]]:

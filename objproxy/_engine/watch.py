@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.timers import Timers
-from objproxy._engine.workers import WorkerRecord
+from objproxy._engine.workers import Slot, WorkerRecord
 
 #: A worker is asked where it stands as often as this until it has said so; it takes a millisecond, if the machine is not busy.
 LOOK_SECONDS = 0.015
@@ -48,13 +48,15 @@ class Watch:
     def __init__(self, ledger: Ledger, stall_seconds: float | None) -> None:
         self._ledger = ledger
         self._stall_seconds = stall_seconds
-        self.limits = Timers()
-        self.silences = Timers()
-        self.retries = Timers()  # of workers for which the system had no room
+        self.limits: Timers[WorkerRecord] = Timers()
+        self.silences: Timers[WorkerRecord] = Timers()
+        self.retries: Timers[WorkerRecord] = Timers()  # of workers for which the system had no room
+        self.tasks: Timers[Slot] = Timers()  # of concurrent tasks
+        self._all = self.limits, self.silences, self.retries, self.tasks
 
     def next_deadline(self) -> float | None:
         """Return when `tick` is due next, or None."""
-        moments = (self.limits.next_deadline(), self.silences.next_deadline(), self.retries.next_deadline())
+        moments = [timers.next_deadline() for timers in self._all if timers.heap]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def expect(self, record: WorkerRecord, seconds: float | None) -> None:
@@ -76,6 +78,16 @@ class Watch:
         else:
             record.is_loading = True
             self._ask_where_it_stands(record)
+
+    def look_at(self, record: WorkerRecord) -> None:
+        """Ask a worker where it stands that does not stop a task whose time is over."""
+        if not record.n_looks:
+            self._ask_where_it_stands(record)
+
+    def stop_looking(self, record: WorkerRecord) -> None:
+        """Ask a worker no more where it stands: it has given a sign of life."""
+        record.n_looks = 0
+        self.limits.clear(record)
 
     def hear_from(self, record: WorkerRecord) -> None:
         """Note that a busy worker has given a sign of life: its silence begins anew."""
@@ -102,7 +114,7 @@ class Watch:
             else:
                 self._ask_where_it_stands(record)
         while (record := self.silences.pop_due(now)) is not None:
-            batch = record.inflight[0]
+            batch = record.running_batches()[0]
             item = batch.start + batch.received
             self._ledger.actions.append(m.Warn(record.worker_id, batch.rules.method, item, now - record.busy_since))
 
@@ -111,7 +123,8 @@ class Watch:
         is_last_call = record.n_looks == _MAX_LOOKS
         if not is_last_call:
             self.limits.set(record, self._ledger.now + LOOK_SECONDS)
-        limit = record.inflight[0].rules.timeout if record.phase == "busy" and not record.is_loading else None
+        is_item = record.phase == "busy" and not record.is_loading and not record.concurrent
+        limit = record.inflight[0].rules.timeout if is_item else None
         self._ledger.actions.append(m.Inspect(record.worker_id, record.generation, is_last_call, limit))
 
 

@@ -13,6 +13,48 @@ from objproxy.errors import WorkerDiedError
 _MAX_FAILED_STARTS = 4
 
 
+class Slot:
+    """Room for one concurrent task in a worker; it is used again, so that a timer has at most one entry for each.
+
+    Parameters
+    ----------
+    record : WorkerRecord
+        The worker.
+
+    Attributes
+    ----------
+    batch : Batch or None
+        The task.
+    sent_at : float
+        When it was sent.
+    is_asked : bool
+        Whether the worker was asked to stop it.
+    is_told : bool
+        Whether the worker has said that it stops it; its item has an outcome then.
+    is_loading : bool
+        Whether its time is over because its arguments took too long to unpickle.
+    """
+
+    __slots__ = ("batch", "is_asked", "is_loading", "is_told", "record", "sent_at")
+
+    def __init__(self, record: WorkerRecord) -> None:
+        self.record = record
+        self.batch: Batch | None = None
+        self.sent_at = 0.0
+        self.is_asked = self.is_told = self.is_loading = False
+
+    def begin(self, batch: Batch, now: float) -> None:
+        """Take a task in that is being sent."""
+        self.batch = batch
+        self.sent_at = now
+        self.is_asked = self.is_told = self.is_loading = False
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether no caller waits for the task any more."""
+        return self.is_told or self.batch is None or self.batch.rules.is_dropped
+
+
 class WorkerRecord:
     """One place in the pool; its worker may be replaced, the place stays.
 
@@ -28,6 +70,10 @@ class WorkerRecord:
         Batches that only this worker may run.
     inflight : deque of Batch
         What was sent and is not answered in full; the first is running.
+    concurrent : dict of int to Slot
+        Tasks that run at the same time, by their numbers, the oldest first; empty while there is anything in `inflight`.
+    slots : list of Slot
+        Slots that are free.
     n_assigned : int
         Items sent to this generation.
     max_tasks : int or None
@@ -68,6 +114,7 @@ class WorkerRecord:
 
     __slots__ = (
         "busy_since",
+        "concurrent",
         "created_at",
         "death",
         "deaths",
@@ -96,6 +143,7 @@ class WorkerRecord:
         "n_tasks",
         "phase",
         "queue",
+        "slots",
         "stack",
         "start_up_seconds",
         "started_at",
@@ -110,6 +158,8 @@ class WorkerRecord:
         self.phase = "starting"
         self.queue = Backlog()
         self.inflight: deque[Batch] = deque()
+        self.concurrent: dict[int, Slot] = {}
+        self.slots: list[Slot] = []
         self.deaths: deque[float] = deque()
         self.loss: WorkerDiedError | None = None
         self.death: WorkerDiedError | None = None
@@ -138,6 +188,11 @@ class WorkerRecord:
         self.exit_seconds = 0.0
         self.start_up_seconds = 0.0
         self.init_seconds = 0.0
+
+    def running_batches(self) -> list[Batch]:
+        """Return what the worker was sent and has not answered, the oldest first; another thread may be changing it."""
+        slots = list(self.concurrent.values())
+        return [*self.inflight, *(batch for slot in slots if (batch := slot.batch) is not None)]
 
     def reset(self, phase: str, now: float) -> None:
         """Begin a new generation."""

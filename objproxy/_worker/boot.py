@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from objproxy._worker import lineage, reducers
 from objproxy._worker.context import Worker
+from objproxy._worker.event_loop import EventLoop
 from objproxy._worker.execute import Host
 from objproxy._worker.heritage import Heritage, take_heritage
 from objproxy._worker.native_threads import limit_threads
@@ -149,7 +150,8 @@ def build_host(boot: Boot, worker: Worker, read_cargo: Callable[[], Any]) -> tup
 
     replays = [Operation(*read_cargo()) for _ in range(boot.n_replays)]
     streams = None if boot.seed_words is None else ItemStreams(worker)
-    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams)
+    loop = EventLoop(is_of_thread=True)
+    host = make_host(instance, worker, replays, is_of_factory=not isinstance(factory, type), item_streams=streams, loop=loop)
     return host, Ready(os.getpid(), time.perf_counter() - began, own_attributes(host.instance))
 
 
@@ -160,10 +162,16 @@ def make_host(
     *,
     is_of_factory: bool,
     item_streams: ItemStreams | None = None,
+    loop: EventLoop | None = None,
 ) -> Host:
     """Enter an object that was just made, or rebuilt from a snapshot, and carry out again what its predecessor had."""
-    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams)
-    host.enter()
+    host = Host(instance, worker, is_of_factory=is_of_factory, item_streams=item_streams, loop=loop)
+    try:
+        host.enter()
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            host.loop.close()
+        raise
     try:
         for operation in replays:
             host.perform(operation)

@@ -14,6 +14,7 @@ from typing import Any
 
 from objproxy._worker import forking, wire
 from objproxy._worker.distress import Interrupt
+from objproxy._worker.event_loop import is_awaitable
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
 from objproxy._worker.outcome import encode_error, explain_result
@@ -150,10 +151,12 @@ class ChunkRunner:
                 self._flush(wire.PICKLES)
 
     def _store_pickled(self, value: Any) -> None:
+        if is_awaitable(value):
+            value = self._host.loop.run(value)
         if forking.is_child:  # before a large result is written where the worker writes its own
             forking.end_child()
         try:
-            data = self._plane.pack(self._host.settle(value))
+            data = self._plane.pack(self._host.keep(value))
         except BaseException as exc:
             error = explain_result(exc, self._host.worker.worker_id, self._method, value)
             self._send_now(Segment(wire.ERRORS, 1, encode_error(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,26 @@ class _Reports:
         self._send(*latest)
 
 
+class ItemOfTask:
+    """The item of a concurrent task, and its random stream: tasks that overlap draw by turns, each from its own.
+
+    Parameters
+    ----------
+    key : (int, int)
+        Number of the call and index of the item.
+    """
+
+    __slots__ = ("key", "rng")
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+        self.rng: Any = None
+
+
+#: The item of the concurrent task that runs the calling code; a thread of `asyncio.to_thread` has it too.
+item_of_task: contextvars.ContextVar[ItemOfTask | None] = contextvars.ContextVar("objproxy_item", default=None)
+
+
 class Worker:
     """The worker that runs the calling code.
 
@@ -116,6 +137,12 @@ class Worker:
         seed, the number of the call and the item's index, and not on the workers. Elsewhere it is the worker's own stream,
         different for every worker and generation.
         """
+        item = item_of_task.get()
+        if item is not None:
+            if item.rng is None:
+                item.rng = self._make_rng((_ITEM_STREAM, *item.key))
+            return item.rng
+
         key = self._locate_item()
         if key is None:
             if self._own_rng is None:
@@ -133,7 +160,8 @@ class Worker:
 
     def item_seed_words(self) -> Any:
         """Return eight words for the global generators, from the first child of the stream of the item that runs."""
-        key = self._locate_item()
+        item = item_of_task.get()
+        key = self._locate_item() if item is None else item.key
         assert key is not None, "no item is running"
         return self._seed_sequence((_ITEM_STREAM, *key, 0)).generate_state(8)
 

@@ -8,17 +8,21 @@ import operator
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import GeneratorType
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from objproxy._worker import forking
-from objproxy._worker.context import Worker
+from objproxy._worker.context import Worker, item_of_task
+from objproxy._worker.event_loop import AsyncStream, EventLoop, is_awaitable
 from objproxy._worker.items import Rows
 from objproxy._worker.outcome import Failure, StreamHandle, with_worker_trace
 from objproxy._worker.plane import forget_shared
 from objproxy._worker.seeding import ItemStreams
 from objproxy._worker.wire import Operation, dumps
 from objproxy.inspecting import signature_of
+
+#: An object's own end, if it takes no arguments.
+_CLOSES = ("close", "aclose")
 
 
 class StreamEnd:
@@ -50,13 +54,22 @@ class Host:
         instance is what ``with function() as instance`` gives.
     item_streams : ItemStreams or None
         Seeds the global generators for each item of a fan-out; None without a seed.
+    loop : EventLoop or None
+        Where coroutines run.
     """
 
     def __init__(
-        self, instance: Any, worker: Worker, *, is_of_factory: bool = False, item_streams: ItemStreams | None = None
+        self,
+        instance: Any,
+        worker: Worker,
+        *,
+        is_of_factory: bool = False,
+        item_streams: ItemStreams | None = None,
+        loop: EventLoop | None = None,
     ) -> None:
         self.instance = instance
         self.worker = worker
+        self.loop = loop or EventLoop()
         self.item_streams = item_streams
         self._manager = instance  # whose end is run
         self._is_of_factory = is_of_factory
@@ -72,14 +85,30 @@ class Host:
         handler: Callable[[Operation], Any] = getattr(self, f"_{verb}")
         return handler(operation)
 
-    def calls(self, operation: Operation) -> Iterator[Any]:
+    def calls(self, operation: Operation, *, is_seeded: bool = True) -> Iterator[Any]:
         """Return an iterator that makes the calls of a "map"; it goes on after an item that raised."""
         method = getattr(self.instance, operation.name)
         if operation.kwargs:
             method = partial(_call_with_names, method, operation.kwargs)
-        if self.item_streams is not None:
+        if is_seeded and self.item_streams is not None:
             method = partial(_call_seeded, self.item_streams.seed_item, method)
         return itertools.starmap(method, operation.args) if type(operation.args) is Rows else map(method, *operation.args)
+
+    def call_once(self, operation: Operation, *, is_alone: bool) -> Any:
+        """Make the one call of a concurrent task.
+
+        The generators that the whole process shares are seeded for it only if it `is_alone`: tasks that overlap draw by turns.
+        """
+        streams = self.item_streams
+        if streams is not None and is_alone:
+            if item_of_task.get() is None:
+                streams.leave()
+            else:
+                streams.enter()
+                streams.seed_item()
+        if operation.verb == "call":
+            return getattr(self.instance, operation.name)(*operation.args, **operation.kwargs)
+        return next(self.calls(operation, is_seeded=False))
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
         """Make the `count` calls of a "map" and return their results, a `Failure` for each that raised.
@@ -101,36 +130,51 @@ class Host:
         return results
 
     def settle(self, value: Any) -> Any:
+        """Return the value of a call: what an awaitable gives, and a handle in place of a generator, which is kept here."""
+        return self.keep(self._run(value))
+
+    def keep(self, value: Any) -> Any:
         """Keep a generator here and return a handle in its place; return anything else as it is."""
-        if type(value) is not GeneratorType:
+        kind = type(value)
+        if kind is not GeneratorType and kind is not AsyncGeneratorType:
             return value
         number = next(self._stream_numbers)
-        self._streams[number] = value
+        self._streams[number] = value if kind is GeneratorType else AsyncStream(self.loop, value)
         return StreamHandle(number, self.worker.worker_id, self.worker.generation)
 
     def enter(self) -> None:
-        """Run ``__enter__`` of an object whose ``__exit__`` is its own end."""
-        if name_of_end(self._manager) == "__exit__" and callable(getattr(type(self._manager), "__enter__", None)):
-            entered = self._manager.__enter__()
+        """Run ``__enter__`` of an object whose ``__exit__`` is its own end, or ``__aenter__`` if that is ``__aexit__``."""
+        if self._is_of_factory and is_awaitable(self._manager):
+            self.instance = self._manager = self.loop.run(self._manager)
+        name = {"__exit__": "__enter__", "__aexit__": "__aenter__"}.get(name_of_end(self._manager) or "")
+        if name is not None and callable(getattr(type(self._manager), name, None)):
+            entered = self._run(getattr(self._manager, name)())
             if self._is_of_factory and entered is not None:
                 self.instance = entered
 
+    def _run(self, value: Any) -> Any:
+        """Return what an awaitable gives, and anything else as it is."""
+        return self.loop.run(value) if is_awaitable(value) else value
+
     def has_end(self) -> bool:
         """Return whether `finish` has anything to do."""
-        return bool(self._streams) or name_of_end(self._manager) is not None
+        return bool(self._streams) or self.loop.is_made or name_of_end(self._manager) is not None
 
     def name_of_end(self) -> str:
         """Return the name of the object's own end, for errors."""
         return name_of_end(self._manager) or "close"
 
     def finish(self) -> None:
-        """Run the object's own ``close()`` or ``__exit__`` if it has one."""
-        for stream in self._streams.values():
-            stream.close()  # type: ignore[attr-defined]
-        self._streams.clear()
-        name = name_of_end(self._manager)
-        if name is not None:
-            getattr(self._manager, name)(*(() if name == "close" else (None, None, None)))
+        """Run the object's own end if it has one, then close the event loop."""
+        try:
+            for stream in self._streams.values():
+                stream.close()  # type: ignore[attr-defined]
+            self._streams.clear()
+            name = name_of_end(self._manager)
+            if name is not None:
+                self._run(getattr(self._manager, name)(*(() if name in _CLOSES else (None, None, None))))
+        finally:
+            self.loop.close()
 
     def forget(self) -> None:
         """Delete the object, so that its files are written and its ``__del__`` runs."""
@@ -147,7 +191,7 @@ class Host:
 
     def _get(self, operation: Operation) -> Any:
         value = getattr(self.instance, operation.name)
-        return CallableMarker() if callable(value) and not operation.args else value
+        return CallableMarker() if callable(value) and not operation.args else self._run(value)
 
     def _set(self, operation: Operation) -> None:
         setattr(self.instance, operation.name, operation.args[0])
@@ -189,12 +233,15 @@ def _call_seeded(seed_item: Callable[[], None], method: Callable[..., Any], *val
 
 
 def name_of_end(instance: Any) -> str | None:
-    """Return the name of the method that is an object's own end: ``close`` without arguments, else ``__exit__``, else None."""
+    """Return the name of the method that is an object's own end; None if it has none.
+
+    ``close`` or ``aclose``, if it takes no arguments; else ``__exit__`` or ``__aexit__``.
+    """
     kind = type(instance)
-    close = getattr(kind, "close", None)
-    if callable(close) and _takes_nothing(instance.close):
-        return "close"
-    return "__exit__" if callable(getattr(kind, "__exit__", None)) else None
+    for name in _CLOSES:
+        if callable(getattr(kind, name, None)) and _takes_nothing(getattr(instance, name)):
+            return name
+    return next((name for name in ("__exit__", "__aexit__") if callable(getattr(kind, name, None))), None)
 
 
 def _takes_nothing(method: Callable[..., Any]) -> bool:

@@ -33,6 +33,11 @@ def protect(*let_go: Callable[[], None]) -> None:
     _let_go[:] = let_go
 
 
+def protect_also(let_go: Callable[[], None]) -> None:
+    """Note one thing more that a forked process shall do at once."""
+    _let_go.append(let_go)
+
+
 def _after_fork_in_child() -> None:
     global count, is_child
     count += 1

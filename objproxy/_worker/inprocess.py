@@ -8,8 +8,10 @@ from typing import Any
 
 from objproxy._worker.boot import make_host
 from objproxy._worker.context import Worker, enter_worker, leave_worker
+from objproxy._worker.event_loop import EventLoop
 from objproxy._worker.execute import Host
 from objproxy._worker.outcome import Failure, with_worker_trace
+from objproxy._worker.tasks import Ended, Tasks
 from objproxy._worker.wire import Operation
 
 
@@ -26,6 +28,41 @@ class InProcessWorker:
         self._host = host
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
+        self.tasks = Tasks(host)
+
+    def begin_task(self, seq: int, operation: Operation, item: tuple[int, int] | None) -> None:
+        """Begin a concurrent task; it runs in `run_tasks`."""
+        enter_worker(self._host.worker, whole_process=False)
+        try:
+            self.tasks.begin(seq, operation, item)
+        finally:
+            leave_worker()
+
+    def run_tasks(self, is_woken: Callable[[], bool]) -> list[Ended]:
+        """Run the concurrent tasks until one has ended or ``is_woken()``; an interrupt ends all of them."""
+        enter_worker(self._host.worker, whole_process=False)
+        try:
+            return self.tasks.run(is_woken)
+        except KeyboardInterrupt:
+            self.tasks.cancel_all()
+            ended: list[Ended] = []
+            while self.tasks.is_any_running:
+                ended += self.tasks.run()
+            return ended
+        finally:
+            leave_worker()
+
+    def wake(self) -> None:
+        """Make `run_tasks` return; any thread may call this."""
+        self._host.loop.wake()
+
+    def forget_tasks(self) -> None:
+        """Cancel what runs in the event loop, and close it."""
+        enter_worker(self._host.worker, whole_process=False)
+        try:
+            self._host.loop.close()
+        finally:
+            leave_worker()
 
     def serve(self, operation: Operation, call_number: int, start: int, count: int) -> tuple[list[Any], list[int], float]:
         """Carry an operation out; return the outcomes, the offsets of those that failed, and the seconds it took."""
@@ -73,11 +110,12 @@ class InProcessWorker:
 
 
 def make_worker(
-    worker: Worker, build: Callable[[], Any], replays: Iterable[Operation], *, is_of_factory: bool
+    worker: Worker, build: Callable[[], Any], replays: Iterable[Operation], *, is_of_factory: bool, has_thread: bool = False
 ) -> InProcessWorker:
     """Build the object with ``build()``, as code that knows which worker it runs in; see `boot.make_host`."""
     enter_worker(worker, whole_process=False)
     try:
-        return InProcessWorker(make_host(build(), worker, replays, is_of_factory=is_of_factory))
+        loop = EventLoop(is_of_thread=has_thread)
+        return InProcessWorker(make_host(build(), worker, replays, is_of_factory=is_of_factory, loop=loop))
     finally:
         leave_worker()

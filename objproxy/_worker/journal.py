@@ -34,6 +34,12 @@ _HEADER_BYTES = _HEADER_WORDS * 8
 #: Numbers that fit between two messages.
 N_SLOTS = (NBYTES - _HEADER_BYTES) // 8
 
+#: Concurrent tasks for which it has room: their numbers, and when each began.
+N_TASKS = N_SLOTS // 2
+
+#: Lane of a worker that runs concurrent tasks: the body holds pairs of words, one for each.
+TASKS = 255
+
 # Words of the header: batch being run; lane; items of it before those in the journal; items in the journal (slow lanes only);
 # bytes that they fill; the mark of a free slot; slots that are in use or marked free; whether arguments are being unpickled;
 # when that had ended, in nanoseconds of the monotonic clock, which is one for all processes of a machine.
@@ -157,6 +163,62 @@ class Journal:
         """Note that the arguments are there; from now on it is an item that runs."""
         self.header[BEGAN] = time.monotonic_ns()
         self.header[UNPICKLING] = 0
+
+    def open_tasks(self) -> None:
+        """Note that concurrent tasks follow; no batch is running.
+
+        LIMIT says how many pairs count. It is set to 0 before the lane says that there are any.
+        """
+        header = self.header
+        header[LANE] = wire.NONES
+        header[BASE] = header[COUNT] = header[LIMIT] = header[UNPICKLING] = 0
+        header[LANE] = TASKS
+
+    def begin_task(self, place: int, seq: int) -> None:
+        """Note at a free place that a concurrent task has started: its arguments are being unpickled.
+
+        Places are taken from 0 on, so those below LIMIT have all been written.
+        """
+        words, header = self.slots[wire.INTS], self.header
+        words[2 * place + 1] = 0
+        words[2 * place] = seq
+        if header[LIMIT] <= place:
+            header[LIMIT] = place + 1
+
+    def begin_item_of_task(self, place: int) -> None:
+        """Note that the arguments of a task are there."""
+        self.slots[wire.INTS][2 * place + 1] = time.monotonic_ns()
+
+    def end_task(self, place: int) -> None:
+        """Free a place: the answer of its task was sent."""
+        self.slots[wire.INTS][2 * place] = 0
+
+    def began_task(self, seq: int) -> float:
+        """Return when a concurrent task began, in seconds of the monotonic clock; infinity if it has not."""
+        words = self._words_of_tasks()
+        for task, began in zip(words[::2], words[1::2], strict=True):
+            if task == seq and began:
+                return float(began / 1e9)
+        return math.inf
+
+    def recover_tasks(self) -> frozenset[int]:
+        """Return the numbers of the concurrent tasks that had started when the worker died, and were perhaps not answered.
+
+        Raises
+        ------
+        ValueError
+            Something has written over the journal.
+        """
+        if self.header[LANE] == TASKS and not 0 <= self.header[LIMIT] <= N_TASKS:
+            raise ValueError(f"it tells of {self.header[LIMIT]} tasks")
+        return frozenset(self._words_of_tasks()[::2]) - {0}
+
+    def _words_of_tasks(self) -> list[int]:
+        header = self.header
+        if header[LANE] != TASKS or not 0 <= header[LIMIT] <= N_TASKS:
+            return []
+        words: list[int] = self.slots[wire.INTS][: 2 * header[LIMIT]].tolist()
+        return words
 
     def began(self, seq: int) -> float:
         """Return when the items of batch `seq` began, in seconds of the monotonic clock.

@@ -11,14 +11,16 @@ from objproxy._worker import boot as booting
 from objproxy._worker import context, debugger, distress, forking, lineage, natives, platform, wire
 from objproxy._worker.chunk import ChunkRunner
 from objproxy._worker.distress import Interrupt
+from objproxy._worker.event_loop import EventLoop
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import Journal
 from objproxy._worker.leaving import Steps, leave
-from objproxy._worker.loans import Part, unpack_parts
-from objproxy._worker.outcome import encode_error, explain_result
+from objproxy._worker.loans import Part
+from objproxy._worker.outcome import encode_error
 from objproxy._worker.parcel import Parcel
 from objproxy._worker.plane import WorkerPlane
 from objproxy._worker.seeding import ItemStreams
+from objproxy._worker.serving import TaskServer, answer, pack_outcome, receive
 
 
 class WorkerLoop:
@@ -56,6 +58,7 @@ class WorkerLoop:
         self._host = host
         self._plane = plane
         self._chunks = ChunkRunner(host, channel, journal, plane, interrupt)
+        self._tasks = TaskServer(channel, journal, host, plane, interrupt)
         self._item_base: tuple[int, int] | None = None
         host.worker._locate_item = self._locate_item
 
@@ -66,15 +69,17 @@ class WorkerLoop:
             if kind == wire.CALL:
                 self._serve(body, parts)
                 del body, parts  # may stand for much memory, and the next call may be long in coming
-                if self._max_rss is not None:
-                    self._watch_memory(self._max_rss)
+                self._watch_memory()
+            elif kind == wire.TASK:
+                self._tasks.serve(body, parts, self._watch_memory)
+                del body, parts
             elif kind in (wire.STOP, wire.LEAVE):
                 return kind == wire.STOP
         return False
 
-    def _watch_memory(self, max_rss: int) -> None:
+    def _watch_memory(self) -> None:
         """Ask for a replacement, once, when this process has grown too large."""
-        if (platform.resident_bytes() or 0) > max_rss:
+        if self._max_rss is not None and (platform.resident_bytes() or 0) > self._max_rss:
             self._max_rss = None
             self._channel.send(wire.OUTGROWN)
 
@@ -90,7 +95,7 @@ class WorkerLoop:
             if count > 1:  # which one it is turns out when they come one by one
                 self._channel.send(wire.UNREADABLE, wire.UNREADABLE_BODY.pack(seq))
             else:
-                self._answer(seq, began, wire.ERRORS, encode_error(exc), count)
+                answer(self._channel, self._plane, seq, time.perf_counter() - began, wire.ERRORS, encode_error(exc), count)
             return
 
         if forking.is_child:
@@ -106,7 +111,7 @@ class WorkerLoop:
         else:
             lane, data = self._perform(operation)
             del operation  # its arrays are given back before the answer can lead to the next call
-            self._answer(seq, began, lane, data)
+            answer(self._channel, self._plane, seq, time.perf_counter() - began, lane, data)
         self._plane.drop_unshared()
         self._item_base = None
 
@@ -119,15 +124,6 @@ class WorkerLoop:
         if verb != "map":
             streams.seed_item()
 
-    def _answer(self, seq: int, began: float, lane: int, data: bytes | Parcel, count: int = 1) -> None:
-        head = wire.REPLY_HEAD.pack(seq, True, int((time.perf_counter() - began) * 1e9))
-        if isinstance(data, bytes):
-            self._channel.send(wire.REPLY, head, wire.SEGMENT_HEAD.pack(lane, count, len(data)), data)
-            return
-        parts, stream = self._plane.lend(data), data.stream
-        reply = wire.frame(wire.REPLY, head, wire.SEGMENT_HEAD.pack(wire.PARCEL, count, len(stream)), stream)
-        self._channel.write(wire.frame(wire.PARTS, parts) + reply)
-
     def _perform(self, operation: wire.Operation) -> tuple[int, bytes | Parcel]:
         """Carry one operation out; return the lane and the bytes of its outcome."""
         try:
@@ -138,32 +134,13 @@ class WorkerLoop:
             return wire.ERRORS, encode_error(exc)
         if forking.is_child:
             forking.end_child()
-        try:
-            return wire.PICKLES, self._plane.pack(value, may_share=operation.verb != "get")
-        except BaseException as exc:
-            return wire.ERRORS, encode_error(explain_result(exc, self._host.worker.worker_id, operation.name, value))
+        return pack_outcome(self._plane, self._host.worker.worker_id, operation.name, value, may_share=operation.verb != "get")
 
     def _locate_item(self) -> tuple[int, int] | None:
         if self._item_base is None:
             return None
         call_number, start = self._item_base
         return call_number, start + self._journal.done
-
-
-def receive(channel: wire.WorkerChannel, plane: WorkerPlane, journal: Journal | None = None) -> tuple[int, bytes, list[Part]]:
-    """Wait for the next frame that is not about shared memory; return it with its parts."""
-    parts: list[Part] = []
-    while True:
-        kind, body = channel.receive()
-        if kind == wire.PARTS:
-            parts = unpack_parts(body)
-        elif kind == wire.OPEN:
-            if journal is not None:
-                journal.begin_loading()
-            plane.open_shared(body, parts)
-            parts = []
-        else:
-            return kind, body, parts
 
 
 def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: int | None = None) -> None:
@@ -193,6 +170,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
             host, plane, boot = booted
             delete_object = host.forget
             channel.on_idle = plane.trim
+            host.loop.tell_when_made(lambda: _wait_in_loop(channel, host.loop))
             if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
                 status = _finish(host, channel, steps)
     except wire.ChannelClosedError:
@@ -205,6 +183,12 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
         status = 1
     finally:
         leave(status, steps, delete_object)
+
+
+def _wait_in_loop(channel: wire.WorkerChannel, loop: EventLoop) -> None:
+    """Have the worker run its event loop whenever it waits for the parent."""
+    channel.wait_for_descriptor = loop.wait_for_descriptor
+    forking.protect_also(loop.detach)
 
 
 def _do_nothing() -> None:

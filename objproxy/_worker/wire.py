@@ -24,11 +24,13 @@ from objproxy._worker.importable import names_unimportable
 # Kinds of frames. From the parent:
 BOOT, CALL, STOP, PARTS, OPEN, CARGO, DEBUG_LINE = 1, 2, 3, 4, 5, 6, 7
 LEAVE = 8  # STOP has the object's own end run, LEAVE does not
+TASK, CANCEL = 9, 10  # a call that runs beside others, and the end of one
 # From the worker (PARTS, which tell of the large buffers of the frame behind them, go both ways):
 READY, INIT_FAILED, REPLY, LOG, PROGRESS, OUTGROWN, UNREADABLE = 11, 12, 13, 14, 15, 16, 17
 DEBUG_OUT, DEBUG_IN, DEBUG_END = 18, 19, 20
 ENDING, END_FAILED = 21, 22
 SHARED, UNSHARED = 23, 24  # objects to which later results refer, and which of them will not be referred to any more
+STOPPING = 25
 
 # Steps in the end of a worker, the body of ENDING: it runs the object's own end, waits for background work, does the rest.
 FINISHING, JOINING, LEAVING = 1, 2, 3
@@ -50,6 +52,9 @@ UNREADABLE_BODY = struct.Struct("<Q")
 
 #: Number of a group of shared objects.
 GROUP_HEAD = struct.Struct("<Q")
+
+#: Sequence number of a task that is to be cancelled, or is being cancelled; then, from the worker, where it stands.
+TASK_HEAD = struct.Struct("<Q")
 
 #: Lane of a segment, number of items, number of bytes.
 SEGMENT_HEAD = struct.Struct("<BQQ")
@@ -209,6 +214,7 @@ class WorkerChannel:
         self._reader = FrameReader(self._sock)
         self._ready: list[tuple[int, bytes]] = []
         self.on_idle: Callable[[], float | None] = lambda: None  # called while nothing comes; returns when to call it again
+        self.wait_for_descriptor: Callable[[int, float | None], bool] = waits.wait_readable
 
     def send(self, kind: int, *parts: bytes) -> None:
         """Write one frame."""
@@ -257,6 +263,14 @@ class WorkerChannel:
                 raise
         return ready.pop(0)
 
+    def has_frame(self) -> bool:
+        """Whether a frame was read and not received."""
+        return bool(self._ready)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
     def _check_is_here(self, error: OSError) -> None:
         if self._fd < 0:
             raise ChannelClosedError("this process was forked from a worker, and the channel is the worker's") from error
@@ -282,7 +296,7 @@ class WorkerChannel:
             except BlockingIOError:
                 continue
         while not self._ready:
-            if waits.wait_readable(self._fd, self.on_idle()):
+            if self.wait_for_descriptor(self._fd, self.on_idle()):
                 return
 
 

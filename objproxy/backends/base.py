@@ -24,12 +24,15 @@ class Capabilities:
         Whether a worker's environment can be set before the user's imports.
     start_methods : tuple of str
         The ``start_method`` values that make sense; the first is the default.
+    can_run_concurrently : bool
+        Whether a worker can be sent several tasks that run at the same time (`Rules.concurrency`), and stop one of them.
     """
 
     can_kill: bool
     crosses_processes: bool
     binds_devices: bool
     start_methods: tuple[str, ...] = ()
+    can_run_concurrently: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +158,19 @@ class Backend(Protocol):
         ...
 
     def send(self, worker_id: int, batch: Batch) -> None:
-        """Send a batch to a worker, behind those that were sent before."""
+        """Send a batch to a worker, behind those that were sent before.
+
+        One with ``batch.rules.concurrency`` runs at once, beside others of that kind, if `Capabilities` say that it may. It is
+        one item, and is answered when it has ended.
+        """
+        ...
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Have a worker cancel a concurrent task; a `Stopping` event follows, and an answer when the task has ended.
+
+        With a `limit`, only if it has run for so many seconds; else a `NotDue` event says when it began. Nothing follows if the
+        task has ended already, or is never sent.
+        """
         ...
 
     def end(self, worker_id: int, generation: int, how: str) -> None:

@@ -62,6 +62,7 @@ class Link:
         "sent",
         "sock",
         "started_at",
+        "tasks",
         "worker_id",
     )
 
@@ -86,6 +87,7 @@ class Link:
         self.reader = reader
         self.outgoing: deque[memoryview] = deque()  # what the channel had no room for
         self.sent: deque[tuple[int, str, int]] = deque()  # batches not answered in full: (seq, method, number of items)
+        self.tasks: dict[int, str] = {}  # concurrent tasks that were not answered, by their numbers: the methods
         self.received = 0  # items of the oldest of them that have arrived
         self.pid: int | None = None
         self.info = WorkerInfo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -17,8 +18,12 @@ from objproxy._worker.inprocess import InProcessWorker, make_worker
 from objproxy._worker.logs import tag_records
 from objproxy._worker.outcome import Failure, with_worker_trace
 from objproxy._worker.parcel import resolve, resolvers
+from objproxy._worker.tasks import Ended
 from objproxy._worker.wire import Operation
 from objproxy.backends.base import PoolContext, WorkerInfo
+from objproxy.handling import log_error
+
+_logger = logging.getLogger("objproxy")
 
 
 class MemoryWorker:
@@ -32,9 +37,20 @@ class MemoryWorker:
         Which one it is.
     wake : callable
         Called when it has reported progress.
+    has_thread : bool
+        Whether it has a thread for itself.
     """
 
-    def __init__(self, context: PoolContext, worker_id: int, generation: int, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        context: PoolContext,
+        worker_id: int,
+        generation: int,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        has_thread: bool = False,
+    ) -> None:
+        self._has_thread = has_thread
         self.worker_id = worker_id
         self.generation = generation
         self.info = WorkerInfo()
@@ -65,6 +81,7 @@ class MemoryWorker:
                     lambda: self._recipe.build(self.worker_id, self.generation),
                     self._recipe.replay(self.worker_id),
                     is_of_factory=self._recipe.is_of_factory,
+                    has_thread=self._has_thread,
                 )
         except BaseException as exc:
             return [*init_failed(self.worker_id, self.generation, exc, str(worker.device or "") or None)]
@@ -87,6 +104,62 @@ class MemoryWorker:
         except BaseException as exc:  # an interrupt before or after the user's own code
             outcomes, failed, seconds = [Failure(exc)] * batch.count, list(range(batch.count)), 0.0
         return m.Replied(self.worker_id, self.generation, batch.seq, outcomes, failed, True, seconds)
+
+    # ---- concurrent tasks --------------------------------------------------------------------------------------------
+
+    @property
+    def is_any_running(self) -> bool:
+        """Whether a concurrent task runs."""
+        return self._served is not None and self._served.tasks.is_any_running
+
+    def begin_task(self, batch: m.Batch) -> list[m.Event]:
+        """Begin a concurrent task, which runs in `run_tasks`."""
+        assert self._served is not None
+        item = (batch.rules.call_number, batch.start) if batch.rules.call_number else None
+        try:
+            with user_code:
+                self._served.begin_task(batch.seq, batch.payload.data, item)
+        except KeyboardInterrupt as exc:  # before the user's own code
+            failed = Failure(with_worker_trace(exc))
+            return [m.Replied(self.worker_id, self.generation, batch.seq, [failed], [0], True, 0.0)]
+        return []
+
+    def cancel_task(self, seq: int) -> list[m.Event]:
+        """Cancel a concurrent task, which ends in `run_tasks`."""
+        stack = None if self._served is None else self._served.tasks.cancel(seq)
+        return [] if stack is None else [m.Stopping(self.worker_id, self.generation, seq, stack)]
+
+    def run_tasks(self, is_woken: Callable[[], bool] = lambda: False) -> list[m.Event]:
+        """Run the concurrent tasks until one has ended or ``is_woken()``; return the answers."""
+        assert self._served is not None
+        try:
+            with user_code:
+                return [self._answer(ended) for ended in self._served.run_tasks(is_woken)]
+        except KeyboardInterrupt:  # before the user's own code
+            return []
+
+    def _answer(self, ended: Ended) -> m.Event:
+        outcome = ended.outcome
+        is_failure = type(outcome) is Failure
+        if is_failure:
+            outcome = Failure(with_worker_trace(outcome.error))
+        failed = [0] if is_failure else []
+        return m.Replied(self.worker_id, self.generation, ended.seq, [outcome], failed, True, ended.seconds)
+
+    def wake_tasks(self) -> None:
+        """Make `run_tasks` return; any thread may call this."""
+        if self._served is not None:
+            self._served.wake()
+
+    def forget_tasks(self) -> list[m.Event]:
+        """Cancel what runs in the event loop of the worker, and close that."""
+        if self._served is not None:
+            try:
+                with user_code:
+                    self._served.forget_tasks()
+            except BaseException as exc:  # the worker ends all the same
+                log_error(_logger, "the event loop of worker %d was not closed in order", exc, self.worker_id)
+        return []
 
     def finish(self) -> list[m.Event]:
         """Run the object's own end and be gone; return the events that say how it went."""

@@ -50,7 +50,7 @@ from objproxy.backends.links import Link
 from objproxy.backends.nurseries import START_METHODS, NurseryLostError, PoolNursery, find_executable, open_nursery
 from objproxy.backends.plane import Lane, program_plane
 from objproxy.backends.poller import Poller
-from objproxy.backends.replies import load_message, recover, take_reply, take_unreadable
+from objproxy.backends.replies import load_message, recover, take_reply, take_stopping, take_unreadable
 from objproxy.backends.shared_objects import ArgumentSharing
 from objproxy.backends.surroundings import apply_changes, working_directory
 from objproxy.handling import describe
@@ -62,7 +62,13 @@ class ProcessBackend:
     """Runs each worker in a process."""
 
     name = "process"
-    capabilities = Capabilities(can_kill=True, crosses_processes=True, binds_devices=True, start_methods=START_METHODS)
+    capabilities = Capabilities(
+        can_kill=True,
+        crosses_processes=True,
+        binds_devices=True,
+        start_methods=START_METHODS,
+        can_run_concurrently=True,
+    )
 
     def __init__(self) -> None:
         self._settings: dict[str, Any] = {}
@@ -193,8 +199,24 @@ class ProcessBackend:
             return  # dead: its last reply, which has led here, and its end were found together, and the end comes next
         rules = batch.rules
         head = wire.CALL_HEAD.pack(batch.seq, rules.call_number, batch.start, batch.count)
+        if rules.concurrency:
+            link.tasks[batch.seq] = rules.method
+            self._write_packed(link, wire.TASK, head, batch.payload.data)
+            return
         link.sent.append((batch.seq, rules.method, batch.count))
         self._write_packed(link, wire.CALL, head, batch.payload.data)
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Have a worker cancel a task; the journal knows when that began."""
+        link = self._links.get(worker_id)
+        if link is None or link.generation != generation or seq not in link.tasks:
+            return
+        if limit is not None:
+            began = link.journal.began_task(seq) - self._desk.paused
+            if began + limit > self.now():
+                self._events.append(m.NotDue(worker_id, generation, seq, began))
+                return
+        link.write(wire.frame(wire.CANCEL, wire.TASK_HEAD.pack(seq)), self._poller)
 
     def _write_packed(self, link: Link, kind: int, head: bytes, data: bytes | Parcel) -> None:
         if isinstance(data, Parcel):
@@ -249,7 +271,7 @@ class ProcessBackend:
         except BaseException:
             # Something may have been read and not taken in. Nobody can tell what, so nothing of a busy worker is believed.
             for link in list(self._links.values()):  # another thread may start a worker
-                if link.sent and not link.is_ended:
+                if (link.sent or link.tasks) and not link.is_ended:
                     self._end_of_channel(link)
             raise
         events, self._events = self._events, []
@@ -376,6 +398,8 @@ class ProcessBackend:
             cause, device_text = decode_error(body), str(device) if device is not None else None
             error = failures.raised_in_constructor(link.worker_id, cause, device_text)
             self._events.append(m.InitFailed(link.worker_id, link.generation, error))
+        elif kind == wire.STOPPING:
+            self._events.append(take_stopping(link, body))
         elif kind == wire.UNREADABLE:
             self._events.append(take_unreadable(link, body))
         elif kind == wire.OUTGROWN:

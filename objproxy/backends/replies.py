@@ -42,6 +42,8 @@ def take_reply(link: Link, body: bytes) -> m.Replied:
     """
     seq, is_last, nanoseconds = wire.REPLY_HEAD.unpack_from(body)
     if not link.sent or link.sent[0][0] != seq:
+        if seq in link.tasks:
+            return _take_reply_of_task(link, seq, body, nanoseconds / 1e9)
         _check_is_asked(link, seq)
     _seq, method, count = link.sent[0]
     outcomes, failed = decode_segments(
@@ -53,6 +55,21 @@ def take_reply(link: Link, body: bytes) -> m.Replied:
     else:
         link.received += len(outcomes)
     return m.Replied(link.worker_id, link.generation, seq, outcomes, failed, is_last, nanoseconds / 1e9)
+
+
+def _take_reply_of_task(link: Link, seq: int, body: bytes, seconds: float) -> m.Replied:
+    """Take the one answer of a concurrent task in."""
+    method = link.tasks.pop(seq)
+    outcomes, failed = decode_segments(body, wire.REPLY_HEAD.size, link.worker_id, method, link.lane.unpack, limit=1)
+    return m.Replied(link.worker_id, link.generation, seq, outcomes, failed, True, seconds)
+
+
+def take_stopping(link: Link, body: bytes) -> m.Stopping:
+    """Take in that a concurrent task is being cancelled."""
+    (seq,) = wire.TASK_HEAD.unpack_from(body)
+    if seq not in link.tasks:
+        raise wire.ChannelClosedError(f"protocol error: it stops task {seq}, which was not sent or is answered")
+    return m.Stopping(link.worker_id, link.generation, seq, body[wire.TASK_HEAD.size :].decode(errors="replace"))
 
 
 def take_unreadable(link: Link, body: bytes) -> m.Unreadable:
@@ -71,6 +88,8 @@ def _check_is_asked(link: Link, seq: int) -> None:
 
 def recover(link: Link, died: m.Died) -> m.Died:
     """Add to the death of a worker what its journal tells of the message that it was answering."""
+    if link.tasks:
+        return _recover_tasks(link, died)
     if not link.sent:
         return died
     seq, method, count = link.sent[0]
@@ -84,8 +103,7 @@ def recover(link: Link, died: m.Died) -> m.Died:
             raise ValueError(f"{len(outcomes)} results of {count} items")
     except Exception as exc:
         # Something has written over it. Each of the items may have run, so none of them may run again.
-        detail = died.detail or f"Its journal is damaged ({describe(exc)}): something in it has written where it must not"
-        return died._replace(running=count - 1, started_seq=seq, detail=detail)
+        return died._replace(running=count - 1, started_seq=seq, detail=died.detail or _describe_damage(exc))
     return died._replace(
         recovered=outcomes,
         failed=failed,
@@ -93,6 +111,18 @@ def recover(link: Link, died: m.Died) -> m.Died:
         started_seq=seq,
         is_unpickling=link.journal.is_unpickling,
     )
+
+
+def _recover_tasks(link: Link, died: m.Died) -> m.Died:
+    """Add which of its concurrent tasks had begun."""
+    try:
+        return died._replace(begun=link.journal.recover_tasks() & link.tasks.keys())
+    except Exception as exc:
+        return died._replace(begun=frozenset(link.tasks), detail=died.detail or _describe_damage(exc))
+
+
+def _describe_damage(error: Exception) -> str:
+    return f"Its journal is damaged ({describe(error)}): something in it has written where it must not"
 
 
 def load_message(body: bytes, worker_id: int) -> Sequence[Any]:

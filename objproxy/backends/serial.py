@@ -21,7 +21,7 @@ class SerialBackend(ByReference):
     """Runs every worker in the thread that waits."""
 
     name = "serial"
-    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False)
+    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False, can_run_concurrently=True)
 
     def __init__(self) -> None:
         self._context: PoolContext | None = None
@@ -46,8 +46,17 @@ class SerialBackend(ByReference):
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Note that a batch has to be run."""
         worker = self._workers[worker_id]
-        self._todo.append(lambda: [worker.serve(batch)])
+        if batch.rules.concurrency:
+            self._todo.append(lambda: worker.begin_task(batch))
+        else:
+            self._todo.append(lambda: [worker.serve(batch)])
         self.wake()  # another thread may be waiting
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Note that a task has to be cancelled."""
+        worker = self._workers[worker_id]
+        self._todo.append(lambda: worker.cancel_task(seq))
+        self.wake()
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say nothing: who asks runs in the worker's own thread."""
@@ -59,12 +68,15 @@ class SerialBackend(ByReference):
         if how == "ask":
             self._todo.append(worker.finish)
         else:
-            self._todo.append(lambda: [m.Died(worker_id, generation)])
+            self._todo.append(lambda: [*worker.forget_tasks(), m.Died(worker_id, generation)])
 
     def wait(self, timeout: float | None) -> Sequence[m.Event]:
         """Do the next thing that is to be done; if there is none, nothing will ever happen but time."""
         if self._todo:
             return self._todo.popleft()()
+        busy = next((worker for worker in self._workers.values() if worker.is_any_running), None)
+        if busy is not None:  # what these wait for passes by itself
+            return busy.run_tasks(lambda: bool(self._todo))
         if timeout:
             with waiting_for_events:
                 self._bell.wait(timeout)
@@ -73,6 +85,8 @@ class SerialBackend(ByReference):
 
     def wake(self) -> None:
         """Make `wait` return."""
+        for worker in list(self._workers.values()):
+            worker.wake_tasks()
         self._bell.set()
 
     def info(self, worker_id: int) -> WorkerInfo:

@@ -16,6 +16,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 from objproxy._engine import messages as m
@@ -72,7 +73,19 @@ class _Story:
 class _Worker:
     """One worker of the simulation."""
 
-    __slots__ = ("generation", "info", "is_ending", "is_killed", "is_leaving", "is_up", "live", "sent", "story", "worker_id")
+    __slots__ = (
+        "generation",
+        "info",
+        "is_ending",
+        "is_killed",
+        "is_leaving",
+        "is_up",
+        "live",
+        "sent",
+        "story",
+        "tasks",
+        "worker_id",
+    )
 
     def __init__(self, worker_id: int, generation: int) -> None:
         self.worker_id = worker_id
@@ -81,6 +94,7 @@ class _Worker:
         self.live: MemoryWorker | None = None  # the real object, if there is one
         self.sent: deque[Batch] = deque()  # received and not begun
         self.story: _Story | None = None
+        self.tasks: dict[int, _Story] = {}  # concurrent tasks, by their numbers
         self.is_up = False
         self.is_ending = self.is_leaving = False
         self.is_killed = False
@@ -118,7 +132,9 @@ class SimulatedBackend(ByReference):
         *,
         can_kill: bool = True,
     ) -> None:
-        self.capabilities = Capabilities(can_kill=can_kill, crosses_processes=False, binds_devices=False)
+        self.capabilities = Capabilities(
+            can_kill=can_kill, crosses_processes=False, binds_devices=False, can_run_concurrently=True
+        )
         self.executions: dict[Any, Counter[int]] = {}
         self.n_deaths = 0
         self._random = random.Random(seed)
@@ -171,9 +187,32 @@ class SimulatedBackend(ByReference):
     def _send(self, worker_id: int, batch: Batch) -> None:
         worker = self._workers.get(worker_id)
         if worker is not None and not worker.is_killed:
+            if batch.rules.concurrency:
+                self._begin_task(worker, batch)
+                return
             worker.sent.append(batch)
             if worker.is_up and worker.story is None:
                 self._begin_next(worker)
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Let a worker cancel a task; as the seed says, it does not do so, or the task goes on for ever."""
+        with self._lock:
+            worker = self._workers.get(worker_id)
+            if worker is None or worker.generation != generation or seq not in worker.tasks or worker.is_killed:
+                return
+            story = worker.tasks[seq]
+            began = story.begins[0] if story.begins[0] <= self._time else _NEVER
+            if limit is not None and began + limit > self._time:
+                self._tell(m.NotDue(worker_id, generation, seq, began))
+            elif not self._happens(self._fate.ignores_interrupts):
+                self._tell(m.Stopping(worker_id, generation, seq, "in a simulation"))
+                story.outcomes = [Failure(CancelledError())]
+                story.is_death = False
+                if self._happens(self._fate.ignores_interrupts):
+                    story.end = _NEVER
+                else:
+                    story.end = self._time + self._fate.kill_seconds
+                    self._plan(self._fate.kill_seconds, lambda: self._end_task(worker, story))
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Say where a worker stands; as the seed says, only when it is asked again."""
@@ -332,7 +371,30 @@ class SimulatedBackend(ByReference):
                 failed=_failed(outcomes),
                 running=n_begun - 1 if n_begun > n_kept else None,
             )
-        self._tell(died)
+        begun = {task.batch.seq for task in worker.tasks.values() if self._count_begun(task)}
+        self._tell(died._replace(begun=frozenset(begun)))
+        if worker.live is not None:
+            worker.live.forget_tasks()
+
+    # ---- concurrent tasks --------------------------------------------------------------------------------------------
+
+    def _begin_task(self, worker: _Worker, batch: Batch) -> None:
+        if self._happens(self._fate.dies_before):
+            self._plan(0.0, lambda: self._crash(worker))
+        story = worker.tasks[batch.seq] = self._tell_story(worker, batch)
+        if story.end < _NEVER:
+            self._plan(story.end - self._time, lambda: self._end_task(worker, story))
+
+    def _end_task(self, worker: _Worker, story: _Story) -> None:
+        seq = story.batch.seq
+        if not self._is_alive(worker) or worker.tasks.get(seq) is not story or worker.is_killed or story.end > self._time:
+            return
+        if story.is_death:
+            self._crash(worker)
+            return
+        self._count_begun(story)
+        del worker.tasks[seq]
+        self._answer(worker, story, len(story.outcomes), is_last=True)
 
     # ---- batches -----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class ThreadBackend(ByReference):
     """Runs each worker in a thread of the calling process."""
 
     name = "thread"
-    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False)
+    capabilities = Capabilities(can_kill=False, crosses_processes=False, binds_devices=False, can_run_concurrently=True)
 
     def __init__(self) -> None:
         self._context: PoolContext | None = None
@@ -46,12 +46,16 @@ class ThreadBackend(ByReference):
     def start(self, worker_id: int, generation: int) -> None:
         """Start a thread."""
         assert self._context is not None
-        worker = MemoryWorker(self._context, worker_id, generation, self.wake)
+        worker = MemoryWorker(self._context, worker_id, generation, self.wake, has_thread=True)
         self._threads[worker_id] = _WorkerThread(worker, self._tell)
 
     def send(self, worker_id: int, batch: m.Batch) -> None:
         """Put a batch into the thread's queue."""
         self._threads[worker_id].put(batch)
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Have the thread cancel a task."""
+        self._threads[worker_id].put(seq)
 
     def inspect(self, worker_id: int, generation: int, is_last_call: bool, limit: float | None = None) -> None:
         """Look at the thread's frames."""
@@ -103,7 +107,7 @@ class _WorkerThread:
 
     def __init__(self, worker: MemoryWorker, tell: Callable[[m.Event], None]) -> None:
         self.worker = worker
-        self._inbox: deque[m.Batch | None] = deque()
+        self._inbox: deque[m.Batch | int | None] = deque()
         self._has_mail = Flag()
         self._tell = tell
         self._is_forgotten = False
@@ -112,24 +116,19 @@ class _WorkerThread:
         self._thread = Helper(self._run, f"objproxy-worker-{worker.worker_id}")
         self._thread.start()
 
-    def put(self, batch: m.Batch | None) -> None:
-        """Hand in a batch; None is the end."""
-        self._inbox.append(batch)
-        self._has_mail.set()
-
-    def _get(self) -> m.Batch | None:
-        while not self._inbox:
-            self._has_mail.wait()
-            self._has_mail.clear()
-        return self._inbox.popleft()
-
     @property
     def ident(self) -> int | None:
         """The thread's identifier."""
         return self._thread.ident
 
+    def put(self, message: m.Batch | int | None) -> None:
+        """Give the thread a batch to run, the number of a task to cancel, or None to end."""
+        self._inbox.append(message)
+        self._has_mail.set()
+        self.worker.wake_tasks()
+
     def forget(self) -> None:
-        """Listen no more to this thread; it ends when it has done what it runs."""
+        """Listen no more to this thread; it ends when it has done what it runs, and cancels its coroutines."""
         self._is_forgotten = True
         self.put(None)
 
@@ -151,17 +150,39 @@ class _WorkerThread:
             self._say(event)
             if type(event) is m.Died:
                 return
-        while (batch := self._get()) is not None and not self._is_forgotten:
-            reply = self.worker.serve(batch)
-            self._end_child(reply.outcomes[-1])
-            self._say(reply)
-            del batch, reply  # they may be large, and an error holds its caller; the next may be long in coming
-        if not self._is_forgotten:  # a pool that was killed does not run the objects' own ends
+        while (message := self._next_message()) is not None and not self._is_forgotten:
+            if isinstance(message, int):
+                events = self.worker.cancel_task(message)
+            elif message.rules.concurrency:
+                events = self.worker.begin_task(message)
+            else:
+                events = [self.worker.serve(message)]
+            self._say_all(events)
+            del message, events  # they may be large, and an error holds its caller; the next may be long in coming
+        if self._is_forgotten:
+            self.worker.forget_tasks()
+        else:  # a pool that was killed does not run the objects' own ends
             self._say(m.Ending(self.worker.worker_id, self.worker.generation, "finishing"))
             events = self.worker.finish()
             self._end_child(None)
             for event in events:
                 self._say(event)
+
+    def _next_message(self) -> m.Batch | int | None:
+        """Wait for the next message; run the concurrent tasks meanwhile, and tell which have ended."""
+        while not self._inbox:
+            if self.worker.is_any_running:
+                self._say_all(self.worker.run_tasks(lambda: bool(self._inbox)))
+            else:
+                self._has_mail.wait()
+                self._has_mail.clear()
+        return self._inbox.popleft()
+
+    def _say_all(self, events: Sequence[m.Event]) -> None:
+        for event in events:
+            if isinstance(event, m.Replied):
+                self._end_child(event.outcomes[-1])
+            self._say(event)
 
     def _end_child(self, outcome: object) -> None:
         """End this process if the user's code has forked it: nothing waits here for what this thread, the only one, does."""

@@ -57,6 +57,7 @@ class WatchedBackend:
         self.wake = backend.wake
         self.info = backend.info
         self.inspect = backend.inspect
+        self.stop = backend.stop
         self.abandon = backend.abandon
 
     def open(self, context: PoolContext) -> None:

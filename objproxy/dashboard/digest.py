@@ -134,6 +134,7 @@ class Digest:
             "rss": view.rss,
             "method": _name(view.method),
             "running": view.running_seconds,
+            "n_running": view.n_running,
             "busy": min(1.0, busy),
             "parts": parts,
         }

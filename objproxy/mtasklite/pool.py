@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NoReturn, Self
@@ -129,7 +130,7 @@ class Pool:
         self.join_timeout = join_timeout
         self._results: weakref.WeakSet[WorkerPoolResultGenerator] = weakref.WeakSet()
         self._workers: ProxyPool[Seat] | None = None
-        if len(workers) == 1 and task_timeout is None:
+        if len(workers) == 1 and task_timeout is None and not _is_coroutine(workers[0]):
             self._inline = getattr(Seat(workers[0]), self.argument_type)
         else:
             self._workers = _start(workers, "thread" if use_threads else "process")
@@ -278,6 +279,12 @@ def _label_of(workers: list[Any]) -> Any:
     """Return what names the workers in errors: their function, or their class."""
     found = [worker.object_class if isinstance(worker, ShellObject) else worker for worker in workers]
     return found[0] if all(each is found[0] for each in found) else "the worker"
+
+
+def _is_coroutine(worker: Any) -> bool:
+    """Whether a worker has to be awaited, which is done where it has an event loop."""
+    kind = worker.object_class if isinstance(worker, ShellObject) else type(worker)
+    return inspect.iscoroutinefunction(worker) or inspect.iscoroutinefunction(getattr(kind, "__call__", None))  # noqa: B004
 
 
 def _start(workers: list[Any], backend: str) -> ProxyPool[Seat]:

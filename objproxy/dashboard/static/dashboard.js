@@ -115,7 +115,8 @@ class Worker {
     setText(this.id, worker.id);
     setText(this.state, worker.state);
     setClass(this.state, "chip", String(worker.state));
-    setText(this.method, worker.method || "");
+    const several = worker.n_running > 1 ? ` × ${formatCount(worker.n_running)}` : "";
+    setText(this.method, worker.method ? `${worker.method}${several}` : "");
     setText(this.running, worker.method ? formatSeconds(worker.running) : "");
     setText(this.busy, worker.busy === undefined ? "–" : formatPercent(worker.busy));
     setWidth(this.share, worker.busy);
