@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import sys
@@ -193,7 +194,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
         booted = _boot(channel, segments_fd)
         if booted is not None:
             host, plane, boot = booted
-            delete_object = host.forget
+            delete_object = functools.partial(_delete_object, host, plane)
             channel.on_idle = plane.trim
             if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
                 status = _finish(host, channel, steps)
@@ -211,6 +212,11 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
 
 def _do_nothing() -> None:
     pass
+
+
+def _delete_object(host: Host, plane: WorkerPlane) -> None:
+    plane.forget_results()
+    host.forget()
 
 
 def _finish(host: Host, channel: wire.WorkerChannel, steps: Steps) -> int:
