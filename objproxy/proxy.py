@@ -75,8 +75,9 @@ class ProxyPool(Generic[T]):
         number, the method and how long it runs; once for each silence. A worker that takes as long to end is told of with its
         stacks, once, after five seconds where this is None.
     threads_per_worker : int, "auto" or None
-        Threads of BLAS and OpenMP in a worker, set before anything of the user is imported; "auto" shares the CPUs out.
-        A variable that is set already wins.
+        Threads of numerical libraries in a worker (BLAS, OpenMP, numba, polars, OpenCV, duckdb, PyTorch, Arrow, ...), set
+        before anything of the user is imported; "auto" shares the CPUs out. A variable that is set already wins. With
+        ``start_method="fork"`` a warning or a log record tells which libraries of the program cannot be bounded any more.
     shared_memory_limit : int or None
         Most bytes of shared memory that the arguments on their way to the workers may hold, and the results of any one worker;
         past it a call fails with `SharedMemoryFullError`. Default: what the machine has.

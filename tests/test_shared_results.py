@@ -7,6 +7,7 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import vocab_targets
 from objproxy import ProxyPool, ResultPickleError, WorkerDiedError, register_shared
 from objproxy._worker import shared_values
 from optional import need
-from vocab_targets import Doc, Growing, GrowingVocab, Left, Pairs, Parser, Reader, Stubborns, Vocab
+from vocab_targets import Doc, Growing, GrowingVocab, LeaverOwner, Left, Pairs, Parser, Reader, Stubborns, Vocab
 
 TEXTS = [f"text {i} of {i * 7}" for i in range(24)]
 
@@ -301,3 +302,10 @@ def test_a_worker_that_is_replaced_gets_what_arguments_share() -> None:
     with ProxyPool(Parser, worker_count=1) as parsers, ProxyPool(Reader, worker_count=1, max_tasks_per_worker=3) as readers:
         docs = parsers.parse.map(TEXTS)  # they come from workers, and go to others
         assert readers.read.map(docs) == [(text, 1) for text in TEXTS]
+
+
+def test_a_shared_object_is_deleted_at_the_end_of_its_worker(tmp_path: Path) -> None:
+    with ProxyPool(LeaverOwner, worker_count=1, init_args=(str(tmp_path / "said"),)) as pool:
+        given = pool[0].give()
+        assert pool[0].give() is given
+    assert (tmp_path / "said").read_text() == "deleted\n"

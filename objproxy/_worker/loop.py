@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import time
@@ -168,7 +169,7 @@ def run_worker(channel_fd: int, journal_fd: int, evidence_fd: int, segments_fd: 
         booted = _boot(channel, segments_fd)
         if booted is not None:
             host, plane, boot = booted
-            delete_object = host.forget
+            delete_object = functools.partial(_delete_object, host, plane)
             channel.on_idle = plane.trim
             host.loop.tell_when_made(lambda: _wait_in_loop(channel, host.loop))
             if WorkerLoop(channel, journal, host, plane, interrupt, boot.max_rss).run() and host.has_end():
@@ -193,6 +194,11 @@ def _wait_in_loop(channel: wire.WorkerChannel, loop: EventLoop) -> None:
 
 def _do_nothing() -> None:
     pass
+
+
+def _delete_object(host: Host, plane: WorkerPlane) -> None:
+    plane.forget_results()
+    host.forget()
 
 
 def _finish(host: Host, channel: wire.WorkerChannel, steps: Steps) -> int:

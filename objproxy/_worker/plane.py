@@ -101,6 +101,11 @@ class WorkerPlane:
         """Rebuild what the parent has sent."""
         return unpack(stream, parts, self.borrower if parts else None)
 
+    def forget_results(self) -> None:
+        """Let go of what results have shared: it ends with the object of the worker."""
+        if "_sharing" in self.__dict__:
+            self._sharing.drop_all()
+
     def open_shared(self, body: bytes, parts: list[Part]) -> None:
         """Open a shared object, until the parent says that it is closed; if that fails, the calls that use it will say so."""
         key, kind, about = pickle.loads(body)
