@@ -17,6 +17,9 @@ import dataclasses, enum, logging, threading, typing
 LOCK = threading.Lock()
 LOG = logging.getLogger(__name__)
 T = typing.TypeVar("T")
+P = typing.ParamSpec("P")
+Ts = typing.TypeVarTuple("Ts")
+Number = typing.NewType("Number", int)
 CALLS = []
 
 
@@ -36,14 +39,14 @@ class PluginError(ValueError):
 
 
 class Base(typing.Generic[T]):
-    pass
+    marks = (P, Ts)
 
 
 class Plugin(Base[int]):
     def double(self, x):
         return twice(x)
 
-    def wrap(self, x):
+    def wrap(self, x: Number):
         return Item(x, Kind.B)
 
     def knows(self, item):

@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, NewType, ParamSpec, TypeVar, TypeVarTuple
 
 import cloudpickle
 
@@ -29,6 +29,14 @@ from objproxy._worker.taken_along import imported_by
 Reduce = Callable[[Any], Any]
 
 _HOOK = "__init_subclass__"
+
+#: What modules make with `typing`, and refer to by its name.
+_TYPES_OF_TYPING: dict[type, Reduce] = {
+    TypeVar: lambda made: (cloudpickle.cloudpickle._make_typevar, cloudpickle.cloudpickle._decompose_typevar(made)),
+    NewType: lambda made: (NewType, (made.__name__, made.__supertype__)),
+    ParamSpec: lambda made: (ParamSpec, (made.__name__,)),
+    TypeVarTuple: lambda made: (TypeVarTuple, (made.__name__,)),
+}
 
 #: Classes that go by value and are complete in this process: made here, or arrived.
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
@@ -74,8 +82,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no ty
             return hints.reduce_reference(value)
         if issubclass(kind, ModuleType):
             return self._reduce_module(value)
-        if kind is TypeVar and not importable.can_import(value.__module__ or "typing"):
-            return cloudpickle.cloudpickle._make_typevar, cloudpickle.cloudpickle._decompose_typevar(value)
+        if kind in _TYPES_OF_TYPING and not importable.can_import(value.__module__ or "typing"):
+            return _TYPES_OF_TYPING[kind](value)
         reduced = self._reduce_as_cloudpickle(value)
         if reduced is NotImplemented and _is_unimportable(value):
             reduced = self._reduce_unimportable(value)

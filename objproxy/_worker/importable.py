@@ -45,6 +45,12 @@ _OWN_PACKAGE = __name__.partition(".")[0]
 _CUSTOMIZERS = ("sitecustomize", "usercustomize")
 
 
+def _mark(name: str) -> bytes:
+    """Return the bytes that picklers write for a text."""
+    text = name.encode("utf-8", "surrogatepass")
+    return b"\x8c" + bytes([len(text)]) + text if len(text) < 256 else text
+
+
 class _Looked:
     """What is known of the modules of this process.
 
@@ -63,7 +69,7 @@ class _Looked:
         self.last_module: str | None = None
         self.path: list[str] = []
         self.verdicts: dict[str, tuple[int, bool]] = {}
-        self.marks: dict[str, bytes] = {}
+        self.marks: dict[str, bytes] = {name: _mark(name) for name in MAIN}
 
 
 _looked = _Looked()
@@ -123,35 +129,30 @@ def origin_of(module: Any) -> str | None:
 
 def _look_again() -> None:
     """Look at modules that are new since the last time; at all of them if the path is another."""
-    modules = sys.modules
-    last = next(reversed(modules), None)
-    if len(modules) == _looked.n_modules and last == _looked.last_module and sys.path == _looked.path:
+    modules, path = sys.modules, sys.path
+    n_modules, last = len(modules), next(reversed(modules), None)
+    is_same_path = path == _looked.path
+    if is_same_path and n_modules == _looked.n_modules and last == _looked.last_module:
         return
-    if sys.path != _looked.path:
-        _looked.__init__()  # type: ignore[misc]
-        _looked.path = list(sys.path)
-        _looked.marks = {name: _mark(name) for name in MAIN}
-    _looked.n_modules, _looked.last_module = len(modules), last
-    verdicts, folders = _looked.verdicts, {entry for entry in sys.path if isinstance(entry, str) and _is_installed(entry)}
-    for name, module in sorted(modules.copy().items()):  # packages before what is in them; another thread may import
-        known = verdicts.get(name)
+    path = list(path)
+    if not is_same_path:
+        _looked.verdicts = {}
+    folders = {entry for entry in path if isinstance(entry, str) and _is_installed(entry)}
+    for name, module in sorted(modules.copy().items()):  # packages before what is in them
+        known = _looked.verdicts.get(name)
         if known is None or known[0] != id(module):
             if _lies_in_place(name, module, folders):
-                verdicts[name] = (id(module), True)
+                _looked.verdicts[name] = (id(module), True)
             else:
                 can_import(name)
+    # Last of all: another thread that comes meanwhile looks by itself, and finds each name that cannot be imported.
+    _looked.n_modules, _looked.last_module, _looked.path = n_modules, last, path
 
 
 def _is_installed(place: str) -> bool:
     """Whether a folder or file belongs to the installation, and not to the program."""
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
     return place.startswith(prefixes) or "site-packages" in place or "dist-packages" in place
-
-
-def _mark(name: str) -> bytes:
-    """Return the bytes that picklers write for a text."""
-    text = name.encode("utf-8", "surrogatepass")
-    return b"\x8c" + bytes([len(text)]) + text if len(text) < 256 else text
 
 
 def _lies_in_place(name: str, module: Any, folders: set[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from typing import Any
@@ -240,6 +241,7 @@ def test_the_device_mask_is_set_before_the_class_is_loaded(make_pool: MakePool, 
         "import os\nMASK = os.environ.get('CUDA_VISIBLE_DEVICES')\n\nclass Probe:\n    def mask(self):\n        return MASK\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("objproxy_mask_probe", None)  # that of another way lay elsewhere, and would go by value
     import objproxy_mask_probe
 
     pool = make_pool(objproxy_mask_probe.Probe, worker_count=None, devices=[2, 0])
