@@ -338,14 +338,22 @@ class Root(Nursery):
         if self._is_retired:
             return super()._prepare()
         if self._spare is None:
-            self._fork_spare()
+            try:
+                self._fork_spare()
+            except OSError:  # too many processes, or too little memory: there may be room later
+                return _QUIET_SECONDS * 1000
         if self._spare_key is not None:
             return max(0.0, self._kept_until - time.monotonic()) * 1000
         return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
 
     def _fork_spare(self) -> None:
         ours, theirs = make_socket_pair()
-        parent, pid = os.getpid(), os.fork()
+        try:
+            parent, pid = os.getpid(), os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if not pid:
             platform.die_with_parent(parent)
             self._forget_own_descriptors()
@@ -373,9 +381,17 @@ class Root(Nursery):
             self._drop_spare()
 
     def _on_nursery(self, key: Any, control_fd: int) -> None:
-        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one."""
+        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one; if there is no room for one, say so."""
+        try:
+            self._hand_over_spare(key, control_fd)
+        except OSError as exc:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control_fd)) as control:
+                send_message(control, ("lacking", 0, 0, exc.errno))
+
+    def _hand_over_spare(self, key: Any, control_fd: int) -> None:
         if self._spare_key not in (None, key):
             self._drop_spare()
+        if self._spare is None:
             self._fork_spare()
         while self._spare is not None:
             try:
