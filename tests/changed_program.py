@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import pty
 import resource
 import select
 import signal
@@ -105,6 +106,18 @@ def change_streams(start_method: str) -> None:
     with make() as pool:
         pool[0].say("hidden")
         sys.stdin.read()  # until the caller has seen the end
+
+
+def write_to_terminal(start_method: str) -> None:
+    """What a worker prints on a terminal is seen line by line, also where the program began without one."""
+    with ProxyPool(Mirror, worker_count=1, start_method=start_method):
+        pass
+    terminal, end = pty.openpty()
+    os.dup2(end, 1)
+    with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+        pool[0].say("at once")
+        assert select.select([terminal], [], [], 60)[0]
+        assert os.read(terminal, 100) == b"at once\r\n"
 
 
 def start_dashboard_first(_start_method: str) -> None:

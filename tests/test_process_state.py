@@ -117,6 +117,10 @@ def test_workers_write_where_the_program_writes_and_then_nothing_holds_it_open(s
     assert _see_end("change_streams", start_method) == "shown\n"
 
 
+def test_what_workers_print_on_a_terminal_is_seen_at_once() -> None:
+    _run("write_to_terminal")
+
+
 @needs("starlette", "uvicorn")
 def test_a_dashboard_does_not_hold_the_streams_of_its_program() -> None:
     assert _see_end("start_dashboard_first", "") == ""

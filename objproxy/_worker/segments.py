@@ -248,7 +248,7 @@ class MemorySegments:
     """
 
     prefix = ""
-    largest = RANGE  # of addresses; it has no memory that it does not use
+    largest = RANGE
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
