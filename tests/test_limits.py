@@ -44,6 +44,10 @@ def test_arrays_cross_however_large_files_may_be_portably() -> None:
     _run("limit_files", "forkserver", OBJPROXY_PORTABLE="1")
 
 
+def test_a_host_without_signals_lives() -> None:
+    _run("limit_files_of_a_host", "forkserver")
+
+
 def test_files_that_may_have_nearly_nothing_are_told() -> None:
     _run("limit_files_to_nothing", "forkserver")
 

@@ -434,6 +434,7 @@ class Root(Nursery):
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RD)  # first: a request that is sent later shall fail
         self._tell(("failed", traceback.format_exc()))
+        self._segments_prefix = ""  # the program is alive and uses its files
         self._control.close()  # with requests that were not read; this process waits for the nurseries that it has made
 
     def end_imports(self) -> None:
