@@ -120,6 +120,32 @@ def write_to_terminal(start_method: str) -> None:
         assert os.read(terminal, 100) == b"at once\r\n"
 
 
+def be_a_command_line_tool(start_method: str) -> None:
+    """A program that SIGPIPE ends, as tools are that write to ``head``, does not end with a worker, a nursery or the root."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for _ in range(3):
+        with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+            pid = pool.workers[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(WorkerDiedError):
+                pool[0].say("x" * 1_000_000)
+        with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+            os.kill(_parent(pool), signal.SIGKILL)
+            for _ in range(3):
+                with contextlib.suppress(WorkerDiedError):
+                    pool[0].look()
+        if (root := nurseries._root._process) is not None:
+            os.kill(root.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, root.pid, os.WEXITED | os.WNOWAIT)
+
+
+def _parent(pool: ProxyPool) -> int:
+    """Return the process of the nursery of a pool with one worker."""
+    with open(f"/proc/{pool.workers[0].pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
 def start_dashboard_first(_start_method: str) -> None:
     """See that the dashboard does not hold the streams."""
     start_dashboard(range(23400, 23500))

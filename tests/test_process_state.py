@@ -143,6 +143,13 @@ def test_each_test_sees_the_output_of_its_own_pools(capfd: pytest.CaptureFixture
 
 
 @needs_linux
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_a_program_that_sigpipe_ends_outlives_its_helpers(start_method: str) -> None:
+    """Issue 14: as command line tools do, it has set SIGPIPE back to what ends a process; a worker's death then ended it."""
+    _run("be_a_command_line_tool", start_method)
+
+
+@needs_linux
 def test_what_goes_wrong_in_the_root_is_told() -> None:
     done = _run("fail_in_root")
     assert done.stdout == "works\nlives\n"

@@ -16,6 +16,9 @@ import sys
 
 _FIRST = 3
 
+#: A program may have SIGPIPE end it, as command line tools do. What is sent to a process that is gone is no such case.
+NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+
 _SEALS = "F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL"
 
 

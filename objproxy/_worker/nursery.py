@@ -26,6 +26,7 @@ Why a process between the program and its workers:
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
@@ -42,7 +43,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from objproxy._worker import lineage, platform, process_state
-from objproxy._worker.descriptors import fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
+from objproxy._worker.descriptors import NO_SIGNAL, fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
 from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
@@ -63,9 +64,10 @@ def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -
     """Send one message, with descriptors."""
     body = pickle.dumps(message, 5)
     data = _LENGTH.pack(len(body)) + body
-    sent = socket.send_fds(sock, [data], fds)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+    sent = sock.sendmsg([data], ancillary, NO_SIGNAL)  # socket.send_fds does not pass flags on
     if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
-        sock.sendall(data[sent:])
+        sock.sendall(data[sent:], NO_SIGNAL)
 
 
 def receive_message(sock: socket.socket) -> tuple[Any, list[int]] | None:
