@@ -105,7 +105,7 @@ def test_a_message_for_which_there_is_no_room_is_no_lost_nursery(number: int, mo
         raise OSError(number, os.strerror(number))
 
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(socket, "send_fds", refuse)
+    monkeypatch.setattr(nursery_module, "send_with_fds", refuse)
     with theirs:
         nursery = PoolNursery(ours, None)
         nursery.signal_worker(0, 0, signal.SIGINT)

@@ -7,12 +7,14 @@ of ours is moved above them at once. In a nursery and in a worker ``/dev/null`` 
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 _FIRST = 3
 
@@ -56,6 +58,11 @@ def make_socket_pair() -> tuple[socket.socket, socket.socket]:
         one.close()
         other.close()
         raise
+
+
+def send_with_fds(sock: socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    """Send bytes and descriptors, without a signal; return how many bytes were sent. `socket.send_fds` passes no flags on."""
+    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))], NO_SIGNAL)
 
 
 def _move_socket(sock: socket.socket) -> socket.socket:

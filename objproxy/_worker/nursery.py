@@ -26,7 +26,6 @@ Why a process between the program and its workers:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import fcntl
@@ -43,7 +42,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from objproxy._worker import lineage, platform, process_state
-from objproxy._worker.descriptors import NO_SIGNAL, fill_standard_streams, make_pipe, make_socket_pair, move_above_standard
+from objproxy._worker.descriptors import (
+    NO_SIGNAL,
+    fill_standard_streams,
+    make_pipe,
+    make_socket_pair,
+    move_above_standard,
+    send_with_fds,
+)
 from objproxy._worker.segments import remove_files
 
 _LENGTH = struct.Struct("<I")
@@ -64,8 +70,7 @@ def send_message(sock: socket.socket, message: Any, fds: tuple[int, ...] = ()) -
     """Send one message, with descriptors."""
     body = pickle.dumps(message, 5)
     data = _LENGTH.pack(len(body)) + body
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-    sent = sock.sendmsg([data], ancillary, NO_SIGNAL)  # socket.send_fds does not pass flags on
+    sent = send_with_fds(sock, data, fds)
     if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
         sock.sendall(data[sent:], NO_SIGNAL)
 
