@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import pty
 import resource
 import select
 import signal
@@ -105,6 +106,44 @@ def change_streams(start_method: str) -> None:
     with make() as pool:
         pool[0].say("hidden")
         sys.stdin.read()  # until the caller has seen the end
+
+
+def write_to_terminal(start_method: str) -> None:
+    """What a worker prints on a terminal is seen line by line, also where the program began without one."""
+    with ProxyPool(Mirror, worker_count=1, start_method=start_method):
+        pass
+    terminal, end = pty.openpty()
+    os.dup2(end, 1)
+    with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+        pool[0].say("at once")
+        assert select.select([terminal], [], [], 60)[0]
+        assert os.read(terminal, 100) == b"at once\r\n"
+
+
+def be_a_command_line_tool(start_method: str) -> None:
+    """A program that SIGPIPE ends, as tools are that write to ``head``, does not end with a worker, a nursery or the root."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for _ in range(3):
+        with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+            pid = pool.workers[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(WorkerDiedError):
+                pool[0].say("x" * 1_000_000)
+        with ProxyPool(Mirror, worker_count=1, start_method=start_method) as pool:
+            os.kill(_parent(pool), signal.SIGKILL)
+            for _ in range(3):
+                with contextlib.suppress(WorkerDiedError):
+                    pool[0].look()
+        if (root := nurseries._root._process) is not None:
+            os.kill(root.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, root.pid, os.WEXITED | os.WNOWAIT)
+
+
+def _parent(pool: ProxyPool) -> int:
+    """Return the process of the nursery of a pool with one worker."""
+    with open(f"/proc/{pool.workers[0].pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
 
 
 def start_dashboard_first(_start_method: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -56,6 +57,12 @@ def limit_files(start_method: str) -> None:
         _use(pool)
     if start_method != "later":
         _expect_full(lambda: SharedArray.zeros(_FILE_BYTES), "ulimit -f")
+
+
+def limit_files_of_a_host(start_method: str) -> None:
+    """A host that has started Python without its signals is killed by the attempt to make a file too large."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    limit_files(start_method)
 
 
 def limit_files_to_nothing(start_method: str) -> None:

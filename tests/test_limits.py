@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from objproxy._worker import journal, segments
 from objproxy._worker.segments import NamedSegments
+from objproxy.backends.plane import program_plane
 from targets import PATIENCE_SECONDS
 
 PROGRAM = Path(__file__).parent / "limited_program.py"
@@ -42,8 +44,28 @@ def test_arrays_cross_however_large_files_may_be_portably() -> None:
     _run("limit_files", "forkserver", OBJPROXY_PORTABLE="1")
 
 
+def test_a_host_without_signals_lives() -> None:
+    _run("limit_files_of_a_host", "forkserver")
+
+
 def test_files_that_may_have_nearly_nothing_are_told() -> None:
     _run("limit_files_to_nothing", "forkserver")
+
+
+def test_arrays_cross_though_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that gives memory back is tried again with the next call."""
+    plane = program_plane()
+    plane.pause_trimming()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse_thread)
+        plane.trim_later()
+        assert plane._trimmer is None
+    plane.trim_later()
+    assert plane._trimmer is not None
+
+
+def _refuse_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 @needs_linux

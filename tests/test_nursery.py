@@ -20,7 +20,7 @@ from objproxy import ProxyPool, WorkerDiedError
 from objproxy._worker import nursery as nursery_module
 from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
-from objproxy.backends import nurseries
+from objproxy.backends import nurseries, process
 from objproxy.backends.nurseries import PoolNursery
 from optional import need
 from targets import PATIENCE_SECONDS, poll_until
@@ -164,6 +164,32 @@ def test_a_nursery_that_fails_takes_its_workers_along_and_the_pool_goes_on() -> 
 
 
 # ---- the root --------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_can_fork_no_nursery_says_so_and_tries_again(
+    channel: tuple[StreamSocket, StreamSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no room")
+
+    root, (ours, theirs) = make(Root, channel[0]), make_socket_pair()
+    with ours, theirs, monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        assert 0 < root._prepare() < 1000
+        root._on_nursery(None, ours.fileno())
+        assert receive_message(theirs) == (("lacking", 0, 0, errno.EAGAIN), [])
+
+
+def test_a_pool_for_whose_nursery_there_is_no_room_says_so(
+    channel: tuple[StreamSocket, StreamSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (StreamSocket(os.dup(end.fileno())) for end in channel)
+    send_message(theirs, ("lacking", 0, 0, errno.EAGAIN))
+    theirs.close()
+    monkeypatch.setattr(process, "open_nursery", lambda _settings: PoolNursery(ours, None))
+    channel[1].close()
+    with pytest.raises(BlockingIOError, match="no room for worker 0"):
+        ProxyPool(Victim, worker_count=2, backend="process", start_method="forkserver")
 
 
 def test_a_root_that_has_no_spare_drops_none_and_kills_no_strangers(channel: tuple[StreamSocket, StreamSocket]) -> None:

@@ -117,6 +117,10 @@ def test_workers_write_where_the_program_writes_and_then_nothing_holds_it_open(s
     assert _see_end("change_streams", start_method) == "shown\n"
 
 
+def test_what_workers_print_on_a_terminal_is_seen_at_once() -> None:
+    _run("write_to_terminal")
+
+
 @needs("starlette", "uvicorn")
 def test_a_dashboard_does_not_hold_the_streams_of_its_program() -> None:
     assert _see_end("start_dashboard_first", "") == ""
@@ -136,6 +140,13 @@ def test_each_test_sees_the_output_of_its_own_pools(capfd: pytest.CaptureFixture
         pool[0].name()
         os.write(1, b"program\n")
     assert capfd.readouterr().out.endswith("program\n")
+
+
+@needs_linux
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_a_program_that_sigpipe_ends_outlives_its_helpers(start_method: str) -> None:
+    """Issue 14: as command line tools do, it has set SIGPIPE back to what ends a process; a worker's death then ended it."""
+    _run("be_a_command_line_tool", start_method)
 
 
 @needs_linux

@@ -23,6 +23,9 @@ from objproxy._worker import natives
 
 _FIRST = 3
 
+#: A program may have SIGPIPE end it, as command line tools do. What is sent to a process that is gone is no such case.
+NO_SIGNAL: int = getattr(_socket, "MSG_NOSIGNAL", 0)
+
 _SEALS = "F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL"
 
 
@@ -67,8 +70,8 @@ class StreamSocket(_socket.socket):
 
 
 def send_with_fds(sock: _socket.socket, data: bytes, fds: Sequence[int]) -> int:
-    """Send bytes and descriptors, as `socket.send_fds` does; return how many bytes were sent."""
-    return sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))])
+    """Send bytes and descriptors, without a signal; return how many bytes were sent."""
+    return sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))], NO_SIGNAL)
 
 
 def receive_with_fds(sock: _socket.socket, nbytes: int, max_fds: int) -> tuple[bytes, list[int], bool]:

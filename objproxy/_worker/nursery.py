@@ -42,6 +42,7 @@ from typing import Any
 
 from objproxy._worker import hubs, lineage, native_threads, natives, platform, process_state
 from objproxy._worker.descriptors import (
+    NO_SIGNAL,
     StreamSocket,
     fill_standard_streams,
     make_pipe,
@@ -73,7 +74,7 @@ def send_message(sock: StreamSocket, message: Any, fds: tuple[int, ...] = ()) ->
     data = _LENGTH.pack(len(body)) + body
     sent = send_with_fds(sock, data, fds)
     if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
-        sock.sendall(data[sent:])
+        sock.sendall(data[sent:], NO_SIGNAL)
 
 
 def receive_message(sock: StreamSocket) -> tuple[Any, list[int]] | None:
@@ -352,14 +353,22 @@ class Root(Nursery):
         if self._is_retired:
             return super()._prepare()
         if self._spare is None:
-            self._fork_spare()
+            try:
+                self._fork_spare()
+            except OSError:  # too many processes, or too little memory: there may be room later
+                return _QUIET_SECONDS * 1000
         if self._spare_key is not None:
             return max(0.0, self._kept_until - time.monotonic()) * 1000
         return super()._prepare() if self._is_complete else _QUIET_SECONDS * 1000
 
     def _fork_spare(self) -> None:
         ours, theirs = make_socket_pair()
-        parent, pid = os.getpid(), hubs.fork()
+        try:
+            parent, pid = os.getpid(), hubs.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
         if not pid:
             platform.die_with_parent(parent)
             self._forget_own_descriptors()
@@ -387,9 +396,17 @@ class Root(Nursery):
             self._drop_spare()
 
     def _on_nursery(self, key: Any, control_fd: int) -> None:
-        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one."""
+        """Give a nursery to a pool: the one that is kept under `key`, else a fresh one; if there is no room for one, say so."""
+        try:
+            self._hand_over_spare(key, control_fd)
+        except OSError as exc:
+            with contextlib.suppress(OSError), StreamSocket(os.dup(control_fd)) as control:
+                send_message(control, ("lacking", 0, 0, exc.errno))
+
+    def _hand_over_spare(self, key: Any, control_fd: int) -> None:
         if self._spare_key not in (None, key):
             self._drop_spare()
+        if self._spare is None:
             self._fork_spare()
         while self._spare is not None:
             try:
@@ -432,6 +449,7 @@ class Root(Nursery):
         with contextlib.suppress(OSError):
             self._control.shutdown(_socket.SHUT_RD)  # first: a request that is sent later shall fail
         self._tell(("failed", traceback.format_exc()))
+        self._segments_prefix = ""  # the program is alive and uses its files
         self._control.close()  # with requests that were not read; this process waits for the nurseries that it has made
 
     def end_imports(self) -> None:

@@ -148,8 +148,10 @@ def _read_limits() -> tuple[tuple[int, int | None, int | None], ...]:
     if lines:
         pairs = [line[_NAME_WIDTH:].split()[:2] for line in lines]
         return tuple((number, _take_limit(soft), _take_limit(hard)) for number, (soft, hard) in enumerate(pairs))
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # the program sees no files any more (chroot)
+        return ()
     numbers = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
     limits = [(number, resource.getrlimit(number)) for number in numbers]
     return tuple((number, _take_limit(soft), _take_limit(hard)) for number, (soft, hard) in limits)

@@ -19,6 +19,7 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import sys
 import weakref
 from collections.abc import Callable
@@ -248,7 +249,7 @@ class MemorySegments:
     """
 
     prefix = ""
-    largest = RANGE  # of addresses; it has no memory that it does not use
+    largest = RANGE
 
     def __init__(self, fd: int | None = None) -> None:
         if fd is None:
@@ -461,13 +462,22 @@ def open_segments(fd: int | None = None, prefix: str = "") -> Segments:
     """Open the space of shared memory that this program, or its owner, has; without arguments make a new one."""
     if fd is not None:
         return MemorySegments(fd)
-    if not prefix and platform.has_memory_files():
+    if not prefix and platform.has_memory_files() and _may_try_sizes():
         try:
             return MemorySegments()
         except OSError as exc:  # the size of files is limited, or anonymous ones are not allowed here
             if exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise
     return NamedSegments(prefix)
+
+
+def _may_try_sizes() -> bool:
+    """Return False where a file that is too large would kill this process: its host has started Python without signals."""
+    if signal.getsignal(signal.SIGXFSZ) is not signal.SIG_DFL:
+        return True
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
 #: Every space that this process has opened.

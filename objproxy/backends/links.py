@@ -7,7 +7,7 @@ from collections import deque
 
 from objproxy._worker import journal as journals
 from objproxy._worker import natives, platform, wire
-from objproxy._worker.descriptors import StreamSocket
+from objproxy._worker.descriptors import NO_SIGNAL, StreamSocket
 from objproxy.backends.base import WorkerInfo
 from objproxy.backends.plane import Lane
 from objproxy.backends.poller import Poller
@@ -103,7 +103,7 @@ class Link:
         """Write as much as the channel has room for; the rest follows when it has."""
         if not self.outgoing:
             try:
-                sent = natives.write(self.fd, data)
+                sent = self.sock.send(data, NO_SIGNAL)
             except BlockingIOError:
                 sent = 0
             except OSError:  # the worker is gone; its end will be told by the nursery
@@ -119,7 +119,7 @@ class Link:
         while self.outgoing:
             data = self.outgoing[0]
             try:
-                sent = natives.write(self.fd, data)
+                sent = self.sock.send(data, NO_SIGNAL)
             except BlockingIOError:
                 return
             except OSError:

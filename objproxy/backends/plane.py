@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -108,7 +109,7 @@ class ProgramPlane:
     def trim_later(self) -> None:
         """See that memory that has gone cold is given back although nobody may call again."""
         if self._trimmer is None:
-            with self._lock:
+            with self._lock, contextlib.suppress(RuntimeError):  # no room for a thread: the next call tries again
                 if self._trimmer is None:
                     self._trimmer = _Trimmer(self)
 

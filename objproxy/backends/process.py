@@ -443,6 +443,9 @@ class ProcessBackend:
         if verb == "born":
             nursery.is_born(value)
             return
+        if verb == "lacking":
+            self._refuse_all(nursery, value)
+            return
         link = self._links.get(worker_id)
         if link is None or link.generation != generation:
             return
@@ -451,11 +454,22 @@ class ProcessBackend:
             if link.is_ended:
                 self._signal(link, signal.SIGKILL)
         elif verb == "refused":
-            error = OSError(value, f"{os.strerror(value)}: the system has no room for worker {worker_id}")
-            self._events.append(m.StartFailed(worker_id, generation, error))
-            self._forget(link)
+            self._refuse(link, value)
         else:
             self._bury(link, *value)
+
+    def _refuse(self, link: Link, number: int) -> None:
+        error = OSError(number, f"{os.strerror(number)}: the system has no room for worker {link.worker_id}")
+        self._events.append(m.StartFailed(link.worker_id, link.generation, error))
+        self._forget(link)
+
+    def _refuse_all(self, nursery: PoolNursery, number: int) -> None:
+        """Take in that the system has no room for the nursery; the next start asks for one anew."""
+        self._nursery = None
+        self._poller.remove(nursery.fileno())
+        nursery.close()
+        for link in list(self._links.values()):
+            self._refuse(link, number)
 
     def _lose_nursery(self, nursery: PoolNursery) -> None:
         """Take in that the nursery has ended, and its workers with it; the next start makes a new one."""

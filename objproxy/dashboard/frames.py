@@ -25,6 +25,9 @@ MAX_FRAME = 1 << 20
 #: What a Unix socket's name may have, with the zero at its end: 108 bytes on Linux, 104 elsewhere.
 _MAX_PATH = 103
 
+#: A program that has SIGPIPE end it shall not end with its dashboard.
+NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+
 #: Where Linux has the open files of a process under short names.
 _OPEN_FILES = "/proc/self/fd"
 
@@ -208,7 +211,7 @@ def unpack(body: bytes) -> dict[str, Any]:
 def ask(port: int, question: dict[str, Any], timeout: float = 5.0) -> dict[str, Any]:
     """Ask the dashboard on a port something; return its answer."""
     with connect(port, timeout) as connection:
-        connection.sendall(pack(question))
+        connection.sendall(pack(question), NO_SIGNAL)
         with connection.makefile("rb") as reader:
             header = reader.read(HEADER.size)
             if len(header) < HEADER.size:

@@ -110,12 +110,12 @@ class Publisher:
         now = time.monotonic()
         for view in self._observer.look():
             digest = self._digests[view.number].make(view, now)
-            self._connection.sendall(_pack_what_fits(digest))
+            self._connection.sendall(_pack_what_fits(digest), frames.NO_SIGNAL)
             if view.ended is not None:
                 del self._digests[view.number]
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._connection.sendall(frames.pack(message))
+        self._connection.sendall(frames.pack(message), frames.NO_SIGNAL)
 
 
 def _pack_what_fits(digest: dict[str, Any]) -> bytes:
