@@ -15,7 +15,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.interrupts import waiting_for_events
 from objproxy._worker import forking
 from objproxy._worker.outcome import Failure
-from objproxy._worker.waits import Flag, Helper
+from objproxy._worker.waits import Bell, Helper, make_inbox
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 from objproxy.handling import describe, log_error
@@ -32,7 +32,7 @@ class ThreadBackend(ByReference):
     def __init__(self) -> None:
         self._context: PoolContext | None = None
         self._events: deque[m.Event] = deque()
-        self._bell = Flag()  # set whenever there is something to be looked at
+        self._bell = Bell()
         self._threads: dict[int, _WorkerThread] = {}
 
     def open(self, context: PoolContext) -> None:
@@ -71,7 +71,6 @@ class ThreadBackend(ByReference):
         if not self._events:
             with waiting_for_events:
                 self._bell.wait(timeout)
-        self._bell.clear()
         return [self._events.popleft() for _ in range(len(self._events))]
 
     def _tell(self, event: m.Event) -> None:
@@ -80,7 +79,7 @@ class ThreadBackend(ByReference):
 
     def wake(self) -> None:
         """Make `wait` return."""
-        self._bell.set()
+        self._bell.ring()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""
@@ -103,8 +102,7 @@ class _WorkerThread:
 
     def __init__(self, worker: MemoryWorker, tell: Callable[[m.Event], None]) -> None:
         self.worker = worker
-        self._inbox: deque[m.Batch | None] = deque()
-        self._has_mail = Flag()
+        self._inbox = make_inbox()
         self._tell = tell
         self._is_forgotten = False
         self._n_forks = forking.count
@@ -114,14 +112,7 @@ class _WorkerThread:
 
     def put(self, batch: m.Batch | None) -> None:
         """Hand in a batch; None is the end."""
-        self._inbox.append(batch)
-        self._has_mail.set()
-
-    def _get(self) -> m.Batch | None:
-        while not self._inbox:
-            self._has_mail.wait()
-            self._has_mail.clear()
-        return self._inbox.popleft()
+        self._inbox.put(batch)
 
     @property
     def ident(self) -> int | None:
@@ -151,7 +142,7 @@ class _WorkerThread:
             self._say(event)
             if type(event) is m.Died:
                 return
-        while (batch := self._get()) is not None and not self._is_forgotten:
+        while (batch := self._inbox.get()) is not None and not self._is_forgotten:
             reply = self.worker.serve(batch)
             self._end_child(reply.outcomes[-1])
             self._say(reply)
