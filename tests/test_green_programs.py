@@ -219,8 +219,8 @@ def test_a_killed_worker_a_time_out_and_an_interrupt_are_told_in_greenlets(tmp_p
             pool.slow(2, 2.0)
         except KeyboardInterrupt:
             print("interrupted")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert list(join(greenlet)) == [1, 1]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     """
     assert run(tmp_path, "gevent", code) == "interrupted\n"
 

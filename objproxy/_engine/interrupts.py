@@ -11,7 +11,8 @@ runs is interrupted at once, for it may never end (`user_code`: tasks of a seria
 does not wait either: whoever presses twice wants out, even if the pool breaks.
 
 Where greenlets share the main thread, each has a state of its own: one may be in the engine while another runs the program's
-code. Which one is running is looked up when the state is needed. Handlers run in whichever greenlet runs at that moment.
+code. Which one is running is looked up when the state is needed. The program's own handler is back when the last has left the
+engine. Handlers run in whichever greenlet runs at that moment.
 
 Nothing is changed outside of the calls to a pool: ``signal.getsignal(SIGINT)`` is what the program has set. The handlers of
 other signals run as ever; one that raises is no business of ours, and breaks a pool if it hits the wrong moment.
