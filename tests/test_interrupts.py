@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -322,3 +323,29 @@ def test_an_object_that_exits_when_it_is_closed_is_told_and_harms_nobody(
     with pytest.raises(SystemExit, match="mine") as raised, ProxyPool(Leaver, worker_count=2, backend=backend) as pool:
         assert pool.obey.broadcast(1) == [1, 1]
     assert "worker 1 failed too: SystemExit: mine" in raised.value.__notes__
+
+
+class Napper:
+    """Takes its time."""
+
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+
+def test_an_error_of_another_signals_handler_that_ends_a_wait_leaves_the_pool_whole() -> None:
+    """A time limit by ``signal.alarm``, as test suites have it."""
+
+    def give_up(*_args: Any) -> None:
+        raise TimeoutError("the program's own limit")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    try:
+        with ProxyPool(Napper, worker_count=1) as pool:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(TimeoutError, match="own limit"):
+                pool[0].nap(1.0)
+            assert pool[0].nap(0.0) == 0.0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

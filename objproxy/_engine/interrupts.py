@@ -11,7 +11,8 @@ runs is interrupted at once, for it may never end (`user_code`: tasks of a seria
 does not wait either: whoever presses twice wants out, even if the pool breaks.
 
 Where greenlets share the main thread, each has a state of its own: one may be in the engine while another runs the program's
-code. Which one is running is looked up when the state is needed. Handlers run in whichever greenlet runs at that moment.
+code. Which one is running is looked up when the state is needed. The program's own handler is back when the last has left the
+engine. Handlers run in whichever greenlet runs at that moment.
 
 Nothing is changed outside of the calls to a pool: ``signal.getsignal(SIGINT)`` is what the program has set. The handlers of
 other signals run as ever; one that raises is no business of ours, and breaks a pool if it hits the wrong moment.
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 _FREE, _HELD, _WAITING, _USER = range(4)
 
+_modules = sys.modules
+
 
 def _find_main() -> int | None:
     """Return the identifier of the only thread in which handlers run."""
@@ -62,7 +65,7 @@ _raised: BaseException | None = None  # what the program's handler has raised in
 def _choose_state() -> None:
     """Bring the state of the running greenlet to hand; the caller is the main thread."""
     global _greenlet, _state
-    module = sys.modules.get("greenlet")
+    module = _modules.get("greenlet")
     if module is None:
         return
     running, known = module.getcurrent(), None if _greenlet is None else _greenlet()
@@ -99,7 +102,7 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
         global _before, _main, _n_guards, _state
         if _state == _HELD or natives.get_thread_ident() != _main:
             return function(*args, **kwargs)
-        if "greenlet" in sys.modules:
+        if "greenlet" in _modules:
             _choose_state()
         outer, handler = _state, getsignal(SIGINT)
         if outer == _HELD or not callable(handler):  # it ends the program, or does nothing
@@ -115,9 +118,14 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
                     _main = None
             return function(*args, **kwargs)
         finally:
-            _choose_state()
+            if "greenlet" in _modules:
+                _choose_state()
             try:
-                _put_handler_back(handler, is_outermost=outer == _FREE)
+                _n_guards -= outer == _FREE
+                if handler is _note or _n_guards:
+                    _put_handler_back(handler, is_outermost=outer == _FREE)
+                elif getsignal(SIGINT) is _note:
+                    signal(SIGINT, handler)
             finally:  # from here on the program's handler may raise at any time
                 _state = outer
             pass_on()
@@ -127,8 +135,6 @@ def held(function: Callable[P, T]) -> Callable[P, T]:
 
 def _put_handler_back(handler: Any, *, is_outermost: bool) -> None:
     """Set the handler that was there before; where other greenlets are in the midst of something, the last of them does so."""
-    global _n_guards
-    _n_guards -= is_outermost
     if is_outermost and _n_guards:
         return
     if handler is _note and is_outermost:
@@ -166,8 +172,9 @@ def _note(number: int, frame: FrameType | None) -> None:
 class _Region:
     """A part of what is held in which an interrupt is passed on at once."""
 
-    def __init__(self, state: int) -> None:
+    def __init__(self, state: int, *, remembers_errors: bool = False) -> None:
         self._within = state
+        self._remembers_errors = remembers_errors
 
     def __enter__(self) -> None:
         global _raised, _state
@@ -181,13 +188,14 @@ class _Region:
                     raise
             _state = self._within  # handlers run after calls and at the end of a loop's body: so not between the test and this
 
-    def __exit__(self, *_exc_info: object) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         global _state
-        if natives.get_thread_ident() == _main:
-            if "greenlet" in sys.modules:
-                _choose_state()
-            if _state == self._within:
-                _state = _HELD
+        if "greenlet" in _modules and natives.get_thread_ident() == _main:
+            _choose_state()
+        if _state == self._within and natives.get_thread_ident() == _main:
+            _state = _HELD
+        if error is not None and self._remembers_errors and isinstance(error, Exception):
+            _thrown[hubs.get_ident()] = error
 
 
 class _Callback(_Region):
@@ -197,15 +205,6 @@ class _Callback(_Region):
         global _state
         if _state == _HELD and natives.get_thread_ident() == _main:
             _state = self._within
-
-
-class _EventsRegion(_Region):
-    """Remembers an error that ends the wait: it was raised by the handler of a signal, or thrown into the greenlet."""
-
-    def __exit__(self, kind: object, error: object, _trace: object) -> None:  # type: ignore[override]
-        super().__exit__()
-        if isinstance(error, Exception):
-            _thrown[hubs.get_ident()] = error
 
 
 _thrown: dict[int, Exception] = {}
@@ -219,8 +218,9 @@ def take_thrown() -> Exception | None:
 #: Nothing happens in here but waiting; an interrupt loses nothing.
 waiting = _Region(_WAITING)
 
-#: The same for what back ends do in `wait`; the driver asks for the error.
-waiting_for_events = _EventsRegion(_WAITING)
+#: The same for what back ends do in `wait`. An error that ends it comes from the handler of a signal, or from another greenlet:
+#: the driver asks for it.
+waiting_for_events = _Region(_WAITING, remembers_errors=True)
 
 #: What the user's code does in here is caught, and the engine goes on; the interrupt is raised again when it is at rest.
 user_code = _Region(_USER)

@@ -14,12 +14,27 @@ import _thread
 import contextlib
 import sys
 import threading
+from _queue import SimpleQueue  # not that of the module `queue`, which gevent replaces
+from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from objproxy._worker import hubs, natives
 from objproxy._worker.hubs import Sleeper, find_hub, get_ident, is_hub
 
-__all__ = ["Flag", "Helper", "Sleeper", "find_hub", "get_ident", "is_hub", "make_patient_lock", "make_sleeper", "wait_readable"]
+__all__ = [
+    "Bell",
+    "Flag",
+    "Helper",
+    "Sleeper",
+    "find_hub",
+    "get_ident",
+    "is_hub",
+    "make_inbox",
+    "make_patient_lock",
+    "make_sleeper",
+    "wait_readable",
+]
 
 
 def make_sleeper() -> Sleeper:
@@ -30,11 +45,12 @@ def make_sleeper() -> Sleeper:
     RuntimeError
         The caller is a hub, which would wait for itself.
     """
-    hub = find_hub()
-    if hub is not None:
-        return hub.make_sleeper()
-    if is_hub():
-        raise RuntimeError("a pool was used by a callback of the event loop, which must not wait; spawn a greenlet for that")
+    if "greenlet" in sys.modules:
+        hub = find_hub()
+        if hub is not None:
+            return hub.make_sleeper()
+        if is_hub():
+            raise RuntimeError("a pool was used in a callback of the event loop, which must not wait; spawn a greenlet there")
     lock: Sleeper = natives.Lock()
     lock.acquire()
     return lock
@@ -54,8 +70,7 @@ class Flag:
     """A flag to wait for, as `threading.Event`."""
 
     def __init__(self) -> None:
-        self._lock = natives.Lock()  # guards the list
-        self._sleepers: list[Sleeper] = []
+        self._sleepers: list[Sleeper] = []  # each step that changes it is one that the interpreter does not divide
         self._is_set = False
 
     def is_set(self) -> bool:
@@ -65,11 +80,12 @@ class Flag:
     def set(self) -> None:
         """Set it, and wake whoever waits."""
         self._is_set = True
-        if self._sleepers:
-            with self._lock:
-                sleepers, self._sleepers = self._sleepers, []
-            for sleeper in sleepers:
-                sleeper.release()
+        while self._sleepers:
+            try:
+                sleeper = self._sleepers.pop()
+            except IndexError:  # its wait has ended meanwhile
+                return
+            sleeper.release()
 
     def clear(self) -> None:
         """Take it back."""
@@ -80,15 +96,87 @@ class Flag:
         if self._is_set:
             return True
         sleeper = make_sleeper()
-        with self._lock:
-            self._sleepers.append(sleeper)
+        self._sleepers.append(sleeper)
         try:
             # It may have been set just before the sleeper was in the list.
-            return self._is_set or sleeper.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+            return self._is_set or sleeper.acquire(True, -1 if timeout is None else max(0.0, timeout))
         finally:
-            with self._lock:
-                if sleeper in self._sleepers:
+            if sleeper in self._sleepers:
+                with contextlib.suppress(ValueError):  # it was woken in between
                     self._sleepers.remove(sleeper)
+
+
+class Bell:
+    """Rung whenever there is something to be looked at; one thread waits for that, and forgets it then."""
+
+    def __init__(self) -> None:
+        self._lock = natives.Lock()  # free if it was rung
+        self._lock.acquire()
+        self._sleeper: Sleeper | None = None  # of a greenlet that waits
+
+    def ring(self) -> None:
+        """Have the wait return, now or the next time."""
+        if self._lock.locked():
+            with contextlib.suppress(RuntimeError):  # another thread was faster
+                self._lock.release()
+        if self._sleeper is not None:
+            self._sleeper.release()
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until it is rung, at most `timeout` seconds."""
+        seconds = -1 if timeout is None else max(0.0, timeout)
+        if "greenlet" not in sys.modules or find_hub() is None:
+            self._lock.acquire(True, seconds)
+            return
+        self._sleeper = sleeper = make_sleeper()
+        try:
+            if not self._lock.acquire(False):
+                sleeper.acquire(True, seconds)
+                self._lock.acquire(False)
+        finally:
+            self._sleeper = None
+
+
+class Inbox(Protocol):
+    """A queue that one thread reads."""
+
+    def put(self, item: Any) -> None:
+        """Add an item."""
+        ...
+
+    def get(self) -> Any:
+        """Wait for the next item, and take it out."""
+        ...
+
+    def empty(self) -> bool:
+        """Whether there is no item now."""
+        ...
+
+
+def make_inbox() -> Inbox:
+    """Return a queue for a `Helper` that is started now."""
+    return _GreenInbox() if natives.has_green_threads() else SimpleQueue()
+
+
+class _GreenInbox:
+    """A queue that a greenlet reads; that of the standard library would hold up its whole thread."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._has_items = Flag()
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+        self._has_items.set()
+
+    def get(self) -> Any:
+        while not self._items:
+            self._has_items.wait()
+            self._has_items.clear()
+        return self._items.popleft()
+
+    def empty(self) -> bool:
+        return not self._items
 
 
 def make_patient_lock() -> contextlib.AbstractContextManager[object]:

@@ -32,7 +32,7 @@ _NO_ROOM = {errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno
 
 START_METHODS = ("forkserver", "fork", "spawn")
 
-#: Means "fork" in a program with one thread, whose locks nobody else can hold at that moment; else the default.
+#: Means "fork" in a program with one thread and no greenlets, whose locks nobody else can hold then; else the default.
 FORK_IF_SAFE = "fork-if-safe"
 
 
@@ -155,7 +155,7 @@ def settle_start_method(wanted: str | None, *, may_fork: bool = True) -> str | N
     """Return `wanted`, or what "fork-if-safe" comes to in this program at this moment."""
     if wanted != FORK_IF_SAFE:
         return wanted
-    return "fork" if may_fork and has_one_thread() else None
+    return "fork" if may_fork and has_one_thread() and not hubs.has_work() else None
 
 
 def open_nursery(settings: dict[str, Any]) -> PoolNursery:

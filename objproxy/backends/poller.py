@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import sys
 import time
 from typing import Any
 
@@ -65,8 +66,7 @@ class Poller:
         For a moment it looks again and again, because going to sleep and being woken costs more than a short call takes. It
         does so only if the last sleep was short.
         """
-        hub = hubs.find_hub()
-        if hub is not None:
+        if "greenlet" in sys.modules and (hub := hubs.find_hub()) is not None:
             return self._wait_in_hub(hub, timeout)
         if self._spin_pays and (timeout is None or timeout > SPIN_SECONDS):
             ready = self._spin()

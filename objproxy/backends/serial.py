@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from objproxy._engine import messages as m
 from objproxy._engine.interrupts import waiting_for_events
-from objproxy._worker.waits import Flag
+from objproxy._worker.waits import Bell
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker
 
@@ -27,7 +27,7 @@ class SerialBackend(ByReference):
         self._context: PoolContext | None = None
         self._workers: dict[int, MemoryWorker] = {}
         self._todo: deque[Callable[[], Sequence[m.Event]]] = deque()
-        self._bell = Flag()  # set whenever there is something to be looked at
+        self._bell = Bell()
 
     def open(self, context: PoolContext) -> None:
         """Keep what builds the objects."""
@@ -80,14 +80,13 @@ class SerialBackend(ByReference):
         if timeout:
             with waiting_for_events:
                 self._bell.wait(timeout)
-            self._bell.clear()
         return []
 
     def wake(self) -> None:
         """Make `wait` return."""
         for worker in list(self._workers.values()):
             worker.wake_tasks()
-        self._bell.set()
+        self._bell.ring()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""

@@ -15,7 +15,7 @@ from objproxy._engine import messages as m
 from objproxy._engine.interrupts import waiting_for_events
 from objproxy._worker import forking
 from objproxy._worker.outcome import Failure
-from objproxy._worker.waits import Flag, Helper
+from objproxy._worker.waits import Bell, Helper, make_inbox
 from objproxy.backends.base import Capabilities, PoolContext, WorkerInfo
 from objproxy.backends.memory import ByReference, MemoryWorker, stack_of
 from objproxy.handling import describe, log_error
@@ -32,7 +32,7 @@ class ThreadBackend(ByReference):
     def __init__(self) -> None:
         self._context: PoolContext | None = None
         self._events: deque[m.Event] = deque()
-        self._bell = Flag()  # set whenever there is something to be looked at
+        self._bell = Bell()
         self._threads: dict[int, _WorkerThread] = {}
 
     def open(self, context: PoolContext) -> None:
@@ -75,7 +75,6 @@ class ThreadBackend(ByReference):
         if not self._events:
             with waiting_for_events:
                 self._bell.wait(timeout)
-        self._bell.clear()
         return [self._events.popleft() for _ in range(len(self._events))]
 
     def _tell(self, event: m.Event) -> None:
@@ -84,7 +83,7 @@ class ThreadBackend(ByReference):
 
     def wake(self) -> None:
         """Make `wait` return."""
-        self._bell.set()
+        self._bell.ring()
 
     def info(self, worker_id: int) -> WorkerInfo:
         """Return what is known of a worker."""
@@ -107,8 +106,7 @@ class _WorkerThread:
 
     def __init__(self, worker: MemoryWorker, tell: Callable[[m.Event], None]) -> None:
         self.worker = worker
-        self._inbox: deque[m.Batch | int | None] = deque()
-        self._has_mail = Flag()
+        self._inbox = make_inbox()
         self._tell = tell
         self._is_forgotten = False
         self._n_forks = forking.count
@@ -123,8 +121,7 @@ class _WorkerThread:
 
     def put(self, message: m.Batch | int | None) -> None:
         """Give the thread a batch to run, the number of a task to cancel, or None to end."""
-        self._inbox.append(message)
-        self._has_mail.set()
+        self._inbox.put(message)
         self.worker.wake_tasks()
 
     def forget(self) -> None:
@@ -170,13 +167,10 @@ class _WorkerThread:
 
     def _next_message(self) -> m.Batch | int | None:
         """Wait for the next message; run the concurrent tasks meanwhile, and tell which have ended."""
-        while not self._inbox:
-            if self.worker.is_any_running:
-                self._say_all(self.worker.run_tasks(lambda: bool(self._inbox)))
-            else:
-                self._has_mail.wait()
-                self._has_mail.clear()
-        return self._inbox.popleft()
+        while self.worker.is_any_running and self._inbox.empty():
+            self._say_all(self.worker.run_tasks(lambda: not self._inbox.empty()))
+        message: m.Batch | int | None = self._inbox.get()
+        return message
 
     def _say_all(self, events: Sequence[m.Event]) -> None:
         for event in events:

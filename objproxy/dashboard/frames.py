@@ -150,6 +150,19 @@ def drop_streams() -> None:
     os.close(null)
 
 
+def _make_socket() -> socket.socket:
+    try:
+        made = socket.socket(socket.AF_UNIX)
+        return made if made.fileno() > 2 else socket.socket(fileno=move_above_standard(made.detach()))
+    except Exception as exc:
+        if not isinstance(exc, OSError):  # it is not the system that refuses
+            exc.add_note(
+                "this program blocks sockets (as pytest-socket does), and a dashboard is reached by one, a Unix socket: "
+                "allow those, or use no dashboard here. Pools themselves need none"
+            )
+        raise
+
+
 def connect(port: int, timeout: float) -> socket.socket:
     """Connect to the dashboard on a port; every wait for it takes at most `timeout` seconds.
 
@@ -158,7 +171,7 @@ def connect(port: int, timeout: float) -> socket.socket:
     ConnectionRefusedError
         There is none.
     """
-    connection = socket.socket(fileno=move_above_standard(socket.socket(socket.AF_UNIX).detach()))
+    connection = _make_socket()
     try:
         connection.settimeout(timeout)
         with short_name(socket_path(port)) as name:

@@ -100,9 +100,7 @@ class Publisher:
 
     def _check_there(self) -> None:
         """Raise ConnectionResetError if the dashboard has ended, also where there is nothing to tell it: it never answers."""
-        poll = select.poll()
-        poll.register(self._connection, select.POLLIN)
-        if poll.poll(0):
+        if _can_be_read(self._connection):
             raise ConnectionResetError
 
     def _tell(self) -> None:
@@ -124,6 +122,14 @@ def _pack_what_fits(digest: dict[str, Any]) -> bytes:
         with contextlib.suppress(ValueError):
             return frames.pack({"op": "pool", "pool": {**digest, **{name: [] for name in left_out}}})
     return b""
+
+
+def _can_be_read(connection: socket.socket) -> bool:
+    if not hasattr(select, "poll"):  # eventlet has removed it
+        return bool(select.select([connection], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def describe_program() -> dict[str, Any]:
