@@ -45,6 +45,7 @@ QUESTIONS = {
     "large_broadcast": 1,
     "put_handle": 1,
     "argument_sizes": 1,
+    "data_types": 2,
     "shared_fill": 1,
     "broadcast_memory": 1,
     "mpire_face": 15,

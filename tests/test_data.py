@@ -15,7 +15,7 @@ import data_targets
 from data_targets import DATA, Echo, N, Receiver, Signal, Unannounced, make_signal
 from objproxy import ProxyPool, register_buffers
 from objproxy._worker import arrow, reducers, texts
-from objproxy._worker.parcel import Parcel
+from objproxy._worker.parcel import Packing, Parcel, pack_in_one_way
 from objproxy._worker.segments import MemorySegments
 from objproxy.results import stack
 from optional import need
@@ -48,6 +48,7 @@ def pool() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def registry_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reducers, "_registered", dict(reducers._registered))
+    monkeypatch.setattr(reducers, "_kept", None)
 
 
 def check_same(got: Any, sent: Any) -> None:
@@ -321,3 +322,11 @@ def test_copyreg_comes_before_what_is_known_by_itself(monkeypatch: pytest.Monkey
         assert passage.send([np.ones((1, 1)).view(np.matrix), lambda: 0])[0] == "mine"
     reducers._known.clear()
     assert sys.modules["copyreg"] is copyreg
+
+
+def test_no_class_is_kept_alive_by_what_is_known_of_its_type(passage: Passage) -> None:
+    kind = type("Passing", (Signal,), {})
+    passage.send([kind(np.ones(3)), lambda: 0])
+    with pytest.raises(pickle.PicklingError):  # it has no name
+        pack_in_one_way([kind(1)], None, Packing([], is_frozen=False), by_value=False)
+    assert kind not in reducers.usual_reducers()

@@ -17,6 +17,7 @@ LINK = re.compile(r"\]\(([^)#:]+)\)")
 #: Pages that are programs, and what each says on the error stream.
 PAGES = {
     "dashboard.md": "",
+    "data.md": "",
     "insights.md": "",
     "migrating.md": "",
     "mpire.md": "",

@@ -25,6 +25,8 @@ def find_reducer(kind: type, *, is_frozen: bool) -> Reduce | None:
     """Return how arrays of a subclass are reduced; None if in their own way."""
     if not issubclass(kind, np.ndarray):
         return None
+    if kind is np.ndarray:
+        return freeze_array if is_frozen else reduce_array
     if _leaves_pickling_to(kind, _ARRAY):
         return functools.partial(_reduce_subclass, is_frozen)
     if issubclass(kind, np.ma.MaskedArray) and kind is not _MASKED_RECORD and _leaves_pickling_to(kind, np.ma.MaskedArray):

@@ -31,7 +31,7 @@ from objproxy._worker.by_value import make_pickler
 from objproxy._worker.importable import names_unimportable
 from objproxy._worker.loans import BESIDE, WHOLE, Borrower, LoanTable, Part
 from objproxy._worker.mutable import PLAIN
-from objproxy._worker.reducers import Reducers, array_reducer
+from objproxy._worker.reducers import Reducers, array_reducer, usual_reducers
 from objproxy._worker.wire import Constant
 from objproxy.errors import SharedMemoryFullError
 
@@ -196,11 +196,16 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         return False
 
     make = by_value_pickler if by_value else by_name_pickler
-    pickler = make(Sink(written.append), is_small, custom_reducers(packing))
+    is_usual = not (by_value or reducers or packing.is_frozen or packing.sharing is not None or heritage.is_needed())
+    special = usual_reducers() if is_usual else custom_reducers(packing)
+    pickler = make(Sink(written.append), is_small, special)
     large_texts = [] if arena is None else texts.find_large(value)
-    if large_texts:
-        texts.write_first(pickler, written, large_texts)
-    pickler.dump(value)
+    try:
+        if large_texts:
+            texts.write_first(pickler, written, large_texts)
+        pickler.dump(value)
+    finally:
+        special.forget_classes()
     if arena is None:
         stream = b"".join(written)
         large: list[tuple[Any, int]] = []
@@ -251,7 +256,7 @@ def _fill(arena: Arena, data: Any, position: int) -> tuple[Extent, int]:
 def by_name_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Reducers) -> Any:
     """Return a pickler that refers to classes and functions by their names."""
     pickler = pickle.Pickler(sink, 5, buffer_callback=is_small)
-    pickler.dispatch_table = special.by_name()
+    pickler.dispatch_table = special if special.is_complete else special.by_name()
     return pickler
 
 

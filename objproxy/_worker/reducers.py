@@ -92,7 +92,13 @@ def register_buffers(kind: type[_T], reduce: Callable[[_T], Any]) -> None:
         )
     if not callable(reduce):
         raise TypeError(f"register_buffers({kind.__name__}, {reduce!r}): expected a function of one object")
+    _register(kind, reduce)
+
+
+def _register(kind: type, reduce: Reduce) -> None:
+    global _kept
     _registered[kind] = reduce
+    _kept = None
 
 
 #: Types that the pickler knows by itself.
@@ -140,9 +146,15 @@ class Reducers(dict[type, Reduce]):
         super().__init__({**special, **_registered})
         self.is_frozen = is_frozen
         self._usual = usual
+        self._met: list[type] = []
         self._share = share
         if share is not None:
             self.update((kind, share(kind, reduce) or reduce) for kind, reduce in list(self.items()))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is the table of a pickler that has no other."""
+        return self._usual is not None
 
     def by_name(self) -> Reducers:
         """Return the table of a pickler that has no other."""
@@ -161,7 +173,34 @@ class Reducers(dict[type, Reduce]):
         if reduce is None or issubclass(kind, type):  # a class: by its name
             raise KeyError(kind)
         self[kind] = reduce
+        if kind.__flags__ & _IS_HEAP_TYPE:
+            self._met.append(kind)
         return reduce
+
+    def forget_classes(self) -> None:
+        """Let go of the classes that were met: a table that is kept shall not keep them."""
+        while self._met:
+            self.pop(self._met.pop(), None)
+
+
+#: Of the flags of a type: it was made by a ``class`` statement (or by few C extensions).
+_IS_HEAP_TYPE = 1 << 9
+
+#: The table of picklers that refer by name, and what `copyreg` had when it was made. Making it costs as much as a small pickle.
+_kept: Reducers | None = None
+_copyreg_then: dict[type, Any] = {}
+
+
+def usual_reducers() -> Reducers:
+    """Return the table of a pickler that refers to classes by their names; the same one as long as nothing is registered."""
+    global _kept, _copyreg_then
+    table = _kept
+    if table is None or _copyreg_then != copyreg.dispatch_table:
+        _copyreg_then = dict(copyreg.dispatch_table)
+        of_arrays = array_reducer(is_frozen=False)
+        special = {} if of_arrays is None else dict([of_arrays])
+        table = _kept = Reducers(special, is_frozen=False).by_name()
+    return table
 
 
 def find_reducer(kind: type, *, is_frozen: bool) -> Reduce | None:
@@ -182,7 +221,7 @@ def _look_up(kind: type, *, is_frozen: bool) -> Reduce | None:
     if pickled is not None:
         announced, reduce = pickle.loads(pickled)
         if announced is kind:
-            _registered[kind] = reduce
+            _register(kind, reduce)
             return reduce  # type: ignore[no-any-return]
     if kind in copyreg.dispatch_table:
         return None

@@ -18,7 +18,7 @@ import ctypes
 import gc
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 #: A smaller one stays in the pickle.
@@ -39,19 +39,26 @@ _ADVISE_HUGE = 14  # a request of madvise
 
 
 def find_large(value: Any) -> list[Any]:
-    """Return the large texts and byte strings in a value, each once."""
+    """Return the large texts and byte strings in a value, each once. This runs once for each pickle, and most hold little."""
+    if type(value) not in _CONTAINERS:
+        return [value] if type(value) in _TYPES and len(value) >= LARGE_MIN else []
     found: dict[int, Any] = {}
-    level: Iterable[Any] = (value,)
+    containers = [value]
     for _ in range(_MAX_DEPTH):
-        kinds = set(map(type, level))
-        if not _TYPES.isdisjoint(kinds):
-            found.update((id(part), part) for part in level if type(part) in _TYPES and len(part) >= LARGE_MIN)
-        if _CONTAINERS.isdisjoint(kinds):
-            break
-        level = gc.get_referents(*[part for part in level if type(part) in _CONTAINERS])
+        level = gc.get_referents(*containers)
         if len(level) > _MAX_PARTS:
             break
-    return list(found.values())
+        containers = []
+        for part in level:
+            kind = type(part)
+            if kind in _TYPES:
+                if len(part) >= LARGE_MIN:
+                    found[id(part)] = part
+            elif kind in _CONTAINERS:
+                containers.append(part)
+        if not containers:
+            break
+    return list(found.values()) if found else []
 
 
 def write_first(pickler: Any, written: list[Any], values: list[Any]) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from objproxy._worker import natives, process_state
+from objproxy._worker import hubs, natives, process_state
 from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.launching import Interpreter
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
