@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -9,12 +10,23 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+# What others keep open shall not take the places of the streams: the file of libffi on some systems, and the pipe of the
+# resource tracker of multiprocessing.
+places = []
+while (place := os.open(os.devnull, os.O_RDWR)) <= 2:
+    places.append(place)
+importlib.import_module("ctypes")
+resource_tracker.ensure_running()
+for taken in (place, *places):
+    os.close(taken)
 
-from objproxy import OMPRunner, ProxyPool, SharedArray, WorkerDiedError
+import numpy as np  # noqa: E402
+
+from objproxy import OMPRunner, ProxyPool, SharedArray, WorkerDiedError  # noqa: E402
 
 
 class Chatty:
@@ -55,7 +67,9 @@ def _tree(pid: int) -> Iterator[int]:
 def _wrong_streams(where: str, closed: list[int]) -> Iterator[str]:
     """Yield the descriptors among 0, 1, 2 of all processes that are not as they should be."""
     for pid in _tree(os.getpid()):
-        name = Path(f"/proc/{pid}/cmdline").read_text()[:40]
+        name = Path(f"/proc/{pid}/cmdline").read_text()
+        if "multiprocessing.resource_tracker" in name:
+            continue
         for fd in (0, 1, 2):
             try:
                 target = os.readlink(f"/proc/{pid}/fd/{fd}")
@@ -63,7 +77,7 @@ def _wrong_streams(where: str, closed: list[int]) -> Iterator[str]:
                 target = None
             is_right = target is None if pid == os.getpid() else target == "/dev/null"
             if name and fd in closed and not is_right:  # a process that has just ended has no name
-                yield f"{where}: descriptor {fd} of {name!r} is {target}"
+                yield f"{where}: descriptor {fd} of {name[:40]!r} is {target}"
 
 
 def use_pools(start_method: str, closed: list[int]) -> list[str]:

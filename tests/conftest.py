@@ -40,11 +40,23 @@ _HAS_LISTS = bool(glob.glob("/proc/self/task/*/children"))
 _LINGERING_THREADS = ("objproxy-pump", "objproxy-trim", "TMonitor")
 
 
-def _children() -> set[int]:
-    """Return the children of all generations but the root nursery, which lives as long as the program, and its spare."""
-    if psutil is None:
-        return set()
-    children = [process for pid in _descendants() if (process := _process(pid)) is not None]
+#: The processes below this one when they were last looked at, and those of them that must end. To tell the latter costs ten
+#: milliseconds, and most tests leave the processes as they were.
+_last_seen: tuple[list[int], set[int]] = ([], set())
+
+
+def _look_at_children() -> tuple[list[int], set[int]]:
+    """Return the processes below this one, and those of them that must end."""
+    global _last_seen
+    pids = _descendants()
+    if pids != _last_seen[0]:
+        _last_seen = pids, _children(pids)
+    return _last_seen
+
+
+def _children(pids: list[int]) -> set[int]:
+    """Leave out the root nursery, which lives as long as the program, and its spare."""
+    children = [process for pid in pids if (process := _process(pid)) is not None]
     below_root = [pid for child in children if _is_root(child) for pid in _pids_below(child)]
     # The root makes its spare a moment after it has given one away: until then the youngest serves a pool, and has workers.
     spares = [pid for pid in below_root if (process := _process(pid)) is None or not _pids_below(process)][-1:]
@@ -53,6 +65,8 @@ def _children() -> set[int]:
 
 def _descendants() -> list[int]:
     """Return the processes below this one; looked at until two looks agree, since one that ends may hide its neighbour."""
+    if psutil is None:
+        return []
     found = list(_walk(os.getpid()))
     while (again := list(_walk(os.getpid()))) != found:
         found = again
@@ -135,10 +149,11 @@ def root_nursery() -> None:
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail if a test leaves children, threads, descriptors or shared memory behind."""
-    before = _children(), _threads(), _n_descriptors(), _segments()
+    pids, children = _look_at_children()
+    before = children, _threads(), _n_descriptors(), _segments()
     yield
     checks = {
-        "children": lambda: _children() <= before[0],
+        "children": lambda: (now := _descendants()) == pids or _children(now) <= before[0],
         "threads": lambda: _threads() <= before[1],
         "descriptors": lambda: _n_descriptors() <= before[2],
         "shared memory": lambda: _segments() <= before[3],
@@ -151,7 +166,7 @@ def nothing_left_behind() -> Iterator[None]:
             poll_until(is_clean, PATIENCE_SECONDS)
         except TimeoutError:
             left = {
-                "children": _children() - before[0],
+                "children": _children(_descendants()) - before[0],
                 "threads": _threads() - before[1],
                 "shared memory": _segments(),
             }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,26 +95,30 @@ def _name(path: Path) -> str:
 MODULES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def _imports(tree: ast.AST, *, late: bool) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield the modules that are imported at the top (or in functions), type checking aside."""
+@functools.cache
+def _imports(tree: ast.AST, *, late: bool) -> list[tuple[str, ast.stmt]]:
+    """Return the modules that are imported at the top (or in functions), type checking aside."""
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     inside = {id(child) for function in functions for child in ast.walk(function)}
     typing = {id(child) for node in ast.walk(tree) if _is_type_checking(node) for child in ast.walk(node)}
+    found: list[tuple[str, ast.stmt]] = []
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Import, ast.ImportFrom)) or (id(node) in inside) != late or id(node) in typing:
             continue
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
+            found += [(alias.name, node) for alias in node.names]
         else:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield (whole if whole in MODULES else str(node.module)), node
+                found.append((whole if whole in MODULES else str(node.module), node))
+    return found
 
 
 def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
+@functools.cache
 def _tree(name: str) -> ast.Module:
     return ast.parse(MODULES[name].read_text())
 

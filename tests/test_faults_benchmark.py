@@ -32,7 +32,9 @@ def test_what_the_caller_learns_is_told(fault: str, outcome: str) -> None:
 
 def test_processes_that_outlive_their_program_are_counted() -> None:
     assert run_cell(FAULTS["parent_busy"], OURS, 20.0)["alive"] == 0
-    assert run_cell(FAULTS["parent_busy"], "multiprocessing.Pool", 20.0)["alive"] == 2
+    # Two workers; since Python 3.14 they come from a fork server, which stays too, and so does the resource tracker.
+    n_left = 2 if sys.version_info < (3, 14) else 4
+    assert run_cell(FAULTS["parent_busy"], "multiprocessing.Pool", 20.0)["alive"] == n_left
 
 
 def test_a_hang_is_seen_and_ended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -218,10 +219,12 @@ def test_reports_and_records_that_cannot_be_rebuilt_here_harm_nobody(way: Way, c
 @pytest.mark.processes
 def test_an_argument_whose_pickling_raises_what_resists_is_the_callers_error(make_pool: MakePool) -> None:
     """B10: `ArgumentPickleError`, though neither the cause nor a key on the way to it has a text."""
-    error = _caught(lambda: make_pool(Resisting).echo({Key(): Unsent()}))
+    # Since Python 3.14 the pickler itself asks for the text of the key, and raises what that raises.
+    asks_for_keys = sys.version_info >= (3, 14)
+    error = _caught(lambda: make_pool(Resisting).echo([Unsent()] if asks_for_keys else {Key(): Unsent()}))
     assert isinstance(error, ArgumentPickleError)
     assert "TextRaisesError" in str(error)
-    assert "(cannot be shown: SystemExit)" in error.path
+    assert asks_for_keys or "(cannot be shown: SystemExit)" in error.path
 
 
 class Key:
