@@ -196,6 +196,34 @@ use()
     assert "RuntimeWarning: no process of this Python can be started. Tried: '' (sys.executable): not set." in ended.errors
 
 
+@needs_namespaces
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_a_pool_of_a_thread_that_blocks_signals_learns_of_deaths(start_method: str, tmp_path: Path) -> None:
+    """As the threads of uWSGI do; a new process inherits that."""
+    main = f"""
+import os, signal, threading
+from objproxy import ProxyPool, WorkerDiedError
+
+class Dying:
+    def die(self):
+        os._exit(3)
+
+def run():
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with ProxyPool(Dying, worker_count=1, start_method={start_method!r}) as pool:
+        try:
+            pool.die()
+        except WorkerDiedError as exc:
+            print(exc.exitcode)
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    ended = run_contained(tmp_path, {"main.py": main})
+    assert (ended.returncode, ended.output) == (0, "3\n"), ended.errors
+
+
 def test_devices_are_refused_where_processes_can_only_be_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA context does not survive a fork."""
     from objproxy import making
