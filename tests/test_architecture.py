@@ -40,6 +40,7 @@ LATE_IMPORTS = {
     "asyncio",
     "torch",
     "pynvml",
+    "objproxy.backends.forked",  # the first pool's root starts before errors are loaded
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }
 
