@@ -178,7 +178,8 @@ except NotSupportedError as exc:
     ended = run_contained(tmp_path, {"main.py": main}, {"OBJPROXY_PORTABLE": portable})
     told = (
         "start_method='spawn' needs an interpreter, and there is none. Tried: '' (sys.executable): not set. Name an "
-        "interpreter by multiprocessing.set_executable(). Or leave start_method out: then the workers are forks of this program\n"
+        "interpreter by multiprocessing.set_executable(). Or leave start_method out: then the workers are forks of this "
+        "program\n"
     )
     assert (ended.returncode, ended.output) == (0, "[0, 2, 4]\n" * 2 + told), ended.errors
     assert ("RuntimeWarning" in ended.errors) == (portable == "1"), "where nobody can count threads there may be some"
