@@ -46,6 +46,7 @@ LATE_IMPORTS = {
     "PIL",
     "pynvml",
     "threadpoolctl",
+    "objproxy.backends.forked",  # the first pool's root starts before errors are loaded
     "objproxy.dashboard.server",  # the web framework, for the dashboard's own process
 }
 

@@ -177,8 +177,9 @@ except NotSupportedError as exc:
 """
     ended = run_contained(tmp_path, {"main.py": main}, {"OBJPROXY_PORTABLE": portable})
     told = (
-        "start_method='spawn' needs an interpreter, and there is none. Tried: '' (sys.executable): not set. Name one by "
-        "multiprocessing.set_executable(), or leave start_method out: then the workers are forks of this program\n"
+        "start_method='spawn' needs an interpreter, and there is none. Tried: '' (sys.executable): not set. Name an "
+        "interpreter by multiprocessing.set_executable(). Or leave start_method out: then the workers are forks of this "
+        "program\n"
     )
     assert (ended.returncode, ended.output) == (0, "[0, 2, 4]\n" * 2 + told), ended.errors
     assert ("RuntimeWarning" in ended.errors) == (portable == "1"), "where nobody can count threads there may be some"
@@ -194,6 +195,34 @@ use()
     ended = run_contained(tmp_path, {"main.py": main})
     assert (ended.returncode, ended.output) == (0, "[0, 2, 4]\n")
     assert "RuntimeWarning: no process of this Python can be started. Tried: '' (sys.executable): not set." in ended.errors
+
+
+@needs_namespaces
+@pytest.mark.parametrize("start_method", ["forkserver", "fork"])
+def test_a_pool_of_a_thread_that_blocks_signals_learns_of_deaths(start_method: str, tmp_path: Path) -> None:
+    """As the threads of uWSGI do; a new process inherits that."""
+    main = f"""
+import os, signal, threading
+from objproxy import ProxyPool, WorkerDiedError
+
+class Dying:
+    def die(self):
+        os._exit(3)
+
+def run():
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with ProxyPool(Dying, worker_count=1, start_method={start_method!r}) as pool:
+        try:
+            pool.die()
+        except WorkerDiedError as exc:
+            print(exc.exitcode)
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    ended = run_contained(tmp_path, {"main.py": main})
+    assert (ended.returncode, ended.output) == (0, "3\n"), ended.errors
 
 
 def test_devices_are_refused_where_processes_can_only_be_forks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -522,6 +522,8 @@ def _exec_worker(interpreter: Interpreter, fds: tuple[int, ...]) -> None:  # pra
 
 def run_nursery(control_fd: int, owner_pid: int, kind: type[Nursery] = Nursery) -> None:
     """Be a nursery on `control_fd`, a connected stream socket. Never returns."""
+    # The thread that made the pool may block signals, as those of uWSGI do; then the end of a worker would never be told.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     fill_standard_streams()
     lineage.enter_helper()
     status = 1

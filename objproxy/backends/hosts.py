@@ -71,16 +71,20 @@ _searched: dict[tuple[object, ...], tuple[str | None, tuple[str, ...]]] = {}
 
 def is_frozen() -> bool:
     """Return whether this program is a frozen application: PyInstaller and cx_Freeze say so, Nuitka in the main module."""
-    if getattr(sys, "frozen", False):
-        return True
-    compiled = getattr(sys.modules.get("__main__"), "__compiled__", None)
-    return bool(getattr(compiled, "standalone", False))
+    return bool(getattr(sys, "frozen", False) or getattr(_compiled(), "standalone", False))
+
+
+def _compiled() -> object:
+    """Return what Nuitka says of a program that it has compiled; None in others."""
+    return getattr(sys.modules.get("__main__"), "__compiled__", None)
 
 
 def _found_frozen() -> Found:
-    if sys.executable and os.access(sys.executable, os.X_OK):
-        return Found(Interpreter((sys.executable,), is_frozen=True))
-    return Found(None, (f"{sys.executable!r} (sys.executable of a frozen application): not there",))
+    # In an application of Nuitka, `sys.executable` is an interpreter that is not there, until `multiprocessing` is imported.
+    path = getattr(_compiled(), "process_exe", None) or sys.executable
+    if path and os.access(path, os.X_OK):
+        return Found(Interpreter((path,), is_frozen=True))
+    return Found(None, (f"{path!r} (this frozen application): not there",))
 
 
 def _with_options(path: str) -> Interpreter:

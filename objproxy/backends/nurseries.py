@@ -18,8 +18,7 @@ from objproxy._worker.launching import Interpreter
 from objproxy._worker.nursery import receive_message, run_nursery, send_message
 from objproxy._worker.platform import has_one_thread
 from objproxy.backends.hosts import Found, find_interpreter
-from objproxy.backends.rooting import ForkedProcess, exec_root, explain_refusal, fork_helper, fork_root
-from objproxy.errors import NotSupportedError
+from objproxy.backends.rooting import ForkedProcess, exec_root, explain_refusal, fork_helper
 
 #: The root has nothing to load but the standard library and cloudpickle; only a broken installation needs longer.
 _ROOT_SECONDS = 60.0
@@ -299,6 +298,8 @@ class _Root:
         with contextlib.ExitStack() as undone:
             ours, theirs = map(undone.enter_context, make_socket_pair())
             if interpreter is None:
+                from objproxy.backends.forked import fork_root
+
                 self._process = fork_root(ours, theirs, self.tried)
             else:
                 self._process = exec_root(interpreter, theirs)
@@ -403,10 +404,9 @@ def find_executable(start_method: str) -> Interpreter | None:
         return find_interpreter().interpreter
     interpreter = _root.find_interpreter()
     if interpreter is None and start_method == "spawn":
-        raise NotSupportedError(
-            f"start_method='spawn' needs an interpreter, and there is none. Tried: {'; '.join(_root.tried)}. Name one by "
-            "multiprocessing.set_executable(), or leave start_method out: then the workers are forks of this program"
-        )
+        from objproxy.backends.forked import refuse_spawn
+
+        raise refuse_spawn(_root.tried)
     return interpreter
 
 

@@ -1,4 +1,4 @@
-"""Start the process of the root nursery: an interpreter, the frozen application once more, or a fork of this program."""
+"""Start the process of a nursery: an interpreter, the frozen application once more, or a fork of this program."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from objproxy._worker import hubs, lineage, native_threads, natives, segments
 from objproxy._worker.descriptors import StreamSocket, is_open
 from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.leaving import forget_parents_end
-from objproxy._worker.nursery import run_root
-from objproxy._worker.platform import has_one_thread
-from objproxy.backends.hosts import is_frozen
-from objproxy.errors import NotSupportedError
 
 
 class ForkedProcess:
@@ -80,55 +75,6 @@ def exec_root(interpreter: Interpreter, theirs: StreamSocket) -> subprocess.Pope
             os.close(fd)
 
 
-def fork_root(ours: StreamSocket, theirs: StreamSocket, tried: Iterable[str]) -> ForkedProcess:
-    """Start a root as a fork of this program, since nothing else can be started.
-
-    Raises
-    ------
-    NotSupportedError
-        This is a frozen application with several threads.
-
-    Warns
-    -----
-    RuntimeWarning
-        This program has several threads, whose locks may be held in the fork for ever; or it is a frozen application.
-    """
-    told = f"no process of this Python can be started. Tried: {'; '.join(tried)}"
-    if has_one_thread():
-        if is_frozen():
-            warnings.warn(
-                f"{told}. So the processes of the pool are forks of this program. {_advice()}", RuntimeWarning, stacklevel=2
-            )
-    elif is_frozen():
-        raise NotSupportedError(f"{told}. This program has several threads, so it is not forked either. {_advice()}")
-    else:
-        warnings.warn(
-            f"{told}. So the processes of the pool are forks of this program, which has several threads: a fork may wait for "
-            f"ever for a lock that another thread held. {_advice()}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    owner = os.getpid()
-    return ForkedProcess(fork_helper(ours, lambda: _be_root(theirs, owner)))
-
-
-def _be_root(theirs: StreamSocket, owner: int) -> None:
-    _cover_descriptors(theirs.fileno())
-    run_root(theirs.detach(), owner)
-
-
-def _cover_descriptors(kept: int) -> None:
-    """Put ``/dev/null`` on each descriptor of the program, so that no file or pipe of it is held open here.
-
-    They are not closed: objects of the program would close their numbers later, when other files have them.
-    """
-    with contextlib.suppress(OSError):  # there is no such folder
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for name in os.listdir("/dev/fd"):
-            if int(name) > 2 and int(name) not in (kept, null) and is_open(int(name)):
-                os.dup2(null, int(name), inheritable=False)
-
-
 def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:
     """Fork this program; the child runs `run`, which never returns. Return its pid."""
     importlib.import_module("objproxy._worker.loop")  # here, once for the program, not in every worker of every pool
@@ -155,9 +101,3 @@ def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:
 def explain_refusal(application: Interpreter) -> str:
     """Say what a frozen application did that was started as the root and did not become it."""
     return f"{application.argv[0]!r} (this frozen application): has run as the application once more, or has ended"
-
-
-def _advice() -> str:
-    if is_frozen():
-        return "Import objproxy, or call multiprocessing.freeze_support(), before all else that the application does"
-    return "Name an interpreter by multiprocessing.set_executable()"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -81,6 +82,7 @@ def _serve_by_hand(ports: list[int]) -> None:
 
 def _serve_for_owner(ports: str, owner: str) -> None:
     """Serve for a program that has started this process: it is told in one line of JSON how that went."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread that starts it may block the signal that ends it
     from objproxy.dashboard.server import serve
 
     def on_ready(port: int, url: str) -> None:

@@ -57,8 +57,7 @@ def test_an_application_needs_no_line_for_its_pools(start_method: str | None, tm
     assert ended.count == (6 if start_method else 2)
 
 
-@pytest.mark.parametrize("start_method", [None, "spawn"])
-def test_freeze_support_makes_helpers(start_method: str | None, tmp_path: Path) -> None:
+def test_freeze_support_makes_helpers(tmp_path: Path) -> None:
     """As the applications of PyInstaller do it; the one of the standard library does it on Windows alone."""
     main = f"""
 from multiprocessing.spawn import freeze_support
@@ -67,7 +66,7 @@ if __name__ == "__main__":
     freeze_support()
     from objproxy import ProxyPool
 {USE}"""
-    ended = run_frozen(tmp_path, main, start_method)
+    ended = run_frozen(tmp_path, main, "spawn")
     assert (ended.returncode, ended.output, ended.errors) == (0, RIGHT, "")
 
 
@@ -125,6 +124,21 @@ from objproxy import ProxyPool
     assert "multiprocessing.freeze_support(), before all else" in ended.errors
     assert ended.output == (RIGHT if n_threads == 1 else "")
     assert ("RuntimeWarning" if n_threads == 1 else "NotSupportedError") in ended.errors
+
+
+def test_an_application_that_goes_on_in_place_of_its_helper_is_ended(tmp_path: Path) -> None:
+    """It may be a window that waits for its user."""
+    main = f"""
+import threading
+if len(sys.argv) > 1:
+    threading.Event().wait()
+from objproxy import ProxyPool
+from objproxy.backends import nurseries
+nurseries._ROOT_SECONDS = 1.0
+{DOUBLER}{USE}"""
+    ended = run_frozen(tmp_path, main)
+    assert (ended.returncode, ended.output, ended.count) == (0, RIGHT, 2)
+    assert "RuntimeWarning" in ended.errors
 
 
 @pytest.mark.parametrize("start_method", [None, "spawn"])

@@ -1,0 +1,1 @@
+"""Scripts that run in a frozen application before its own."""
