@@ -15,6 +15,7 @@ DASHBOARD = ["starlette>=0.40", "uvicorn>=0.30"]
 
 EXTRAS = {
     "test": [
+        "anyio>=4",
         "hypothesis>=6.100",
         "ipykernel>=6.29",
         "ipywidgets>=8",
@@ -26,6 +27,7 @@ EXTRAS = {
         "rich>=13",
         "ruff>=0.8",
         "threadpoolctl>=3.5",
+        "trio>=0.25",
         *DASHBOARD,
         *EXAMPLES,  # a test runs every example
     ],
@@ -43,12 +45,27 @@ EXTRAS = {
         "ray>=2.9",
         "workercontext>=0.1.1",
     ],
+    # Further libraries, with which some tests run where they are installed; not all have wheels for every Python.
+    "test-more": [
+        "astropy>=6",
+        "duckdb>=1",
+        "eventlet>=0.36",
+        "gevent>=24",
+        "numba>=0.60",
+        "opencv-python-headless>=4.9",
+        "polars>=1",
+        "pyarrow>=15",
+        "pyinstaller>=6.9",
+        "pytest-socket>=0.7",
+        "spacy>=3.7",
+        "torch>=2.2",
+    ],
     "progress": ["ipywidgets>=8", "rich>=13"],
     "plot": ["matplotlib>=3.8"],
     "gpu": ["nvidia-ml-py>=12"],
     "dashboard": DASHBOARD,
 }
-EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["all"] = sorted({requirement for name, extra in EXTRAS.items() if name != "test-more" for requirement in extra})
 
 setup(
     name="objproxy",
@@ -60,8 +77,11 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["objproxy", "objproxy.*"]),
-    package_data={"objproxy": ["py.typed"], "objproxy.dashboard": ["static/*"]},
-    entry_points={"console_scripts": ["objproxy = objproxy.dashboard.command:main"]},
+    package_data={"objproxy": ["py.typed"], "objproxy._pyinstaller": ["rthooks.dat"], "objproxy.dashboard": ["static/*"]},
+    entry_points={
+        "console_scripts": ["objproxy = objproxy.dashboard.command:main"],
+        "pyinstaller40": ["hook-dirs = objproxy._pyinstaller:get_hook_dirs"],
+    },
     python_requires=">=3.11",
     install_requires=["cloudpickle>=3.0", "numpy>=1.24", "tqdm>=4.64"],
     extras_require=EXTRAS,
@@ -76,6 +96,8 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Programming Language :: Python :: 3.15",
         "Topic :: System :: Distributed Computing",
         "Typing :: Typed",
     ],
