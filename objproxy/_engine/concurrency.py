@@ -24,11 +24,15 @@ from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Rules
 from objproxy._engine.timers import Timers
-from objproxy._engine.watch import GRACE_SECONDS, LOOK_SECONDS, Watch, loading_limit
+from objproxy._engine.watch import LOOK_SECONDS, Watch, loading_limit
 from objproxy._engine.workers import Slot, WorkerRecord
 
 #: More tasks than these do not run at once in a worker: its journal has no room to tell of them.
 MAX_CONCURRENCY = 4096
+
+#: A worker has this long to say that it stops a task: other tasks may compute for a moment, and the machine may be busy. Too
+#: short a time would cost those their worker.
+_STOP_SECONDS = 2.0
 
 #: A coroutine that is cancelled has this long to clean up; a connection is closed politely, say.
 _CLEANUP_SECONDS = 5.0
@@ -116,7 +120,7 @@ class Concurrency:
             self._watch.stop_looking(record)
             for slot in record.concurrent.values():
                 if slot.is_asked and not slot.is_told:
-                    self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+                    self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
 
     # ---- tasks that are to be stopped --------------------------------------------------------------------------------
 
@@ -130,7 +134,7 @@ class Concurrency:
     def _ask(self, slot: Slot, limit: float | None) -> None:
         assert slot.batch is not None
         slot.is_asked = True
-        self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+        self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
         self._ledger.actions.append(m.Stop(slot.record.worker_id, slot.record.generation, slot.batch.seq, limit))
 
     def note_stopping(self, slot: Slot) -> None:
@@ -167,5 +171,5 @@ class Concurrency:
                 lost.append((record, "timed out" if slot.is_told else "cancelled"))
             else:
                 record.is_outgrown = record.is_outgrown or slot.is_told
-                self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+                self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
         return lost

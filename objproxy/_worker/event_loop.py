@@ -17,7 +17,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from types import AsyncGeneratorType, FrameType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from objproxy._worker.context import enter_worker, leave_worker, worker_of_thread
@@ -89,6 +89,7 @@ class EventLoop:
             self.drive(task)
             return task.result()
         finally:
+            forget_unawaited(awaitable, task)
             del task  # its error refers to this frame
 
     def drive(self, future: asyncio.Future[Any]) -> None:
@@ -194,6 +195,12 @@ class EventLoop:
 
                 asyncio.set_event_loop(None)
             loop.close()
+
+
+def forget_unawaited(awaitable: Any, task: asyncio.Future[Any]) -> None:
+    """Close a coroutine whose task was cancelled before it began; else Python warns that it was never awaited."""
+    if type(awaitable) is CoroutineType and task.cancelled():
+        awaitable.close()
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:
