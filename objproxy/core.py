@@ -20,7 +20,7 @@ from objproxy import handling
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
-from objproxy._engine.messages import Batch, Failure, Policy
+from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.outbox import Outbox
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
@@ -240,17 +240,17 @@ class PoolCore:
 
         return self.verbs.future(operation, finish, policy, worker_id=worker_id)
 
-    def ask(self, worker_id: int, operation: Operation) -> Any:
+    def ask(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> Any:
         """Carry one operation out on one worker; return its result, or raise its error."""
-        return self.settle_one(self.verbs.one(worker_id, operation, is_task=False), operation.name, worker_id)
+        return self.settle_one(self.verbs.one(worker_id, operation, policy, is_task=False), operation.name, worker_id)
 
-    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+    def ask_later(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> CallFuture:
         """Carry one operation out on one worker; return the future of its result."""
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, operation.name, worker_id)
 
-        return self.verbs.future(operation, finish, worker_id=worker_id, is_task=False)
+        return self.verbs.future(operation, finish, policy, worker_id=worker_id, is_task=False)
 
     def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
         """Return the result of one task, or raise its error."""

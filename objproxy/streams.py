@@ -7,20 +7,23 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from objproxy._engine.futures import CallFuture
+from objproxy._engine.messages import PLAIN, Policy
 from objproxy._worker.execute import StreamEnd
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation
 from objproxy.awaiting import outcome_of
 
+_TASK = Policy(concurrency=1)
+
 
 class StreamHome(Protocol):
     """What a stream needs of its pool."""
 
-    def ask(self, worker_id: int, operation: Operation) -> Any:
+    def ask(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> Any:
         """Carry one operation out on one worker; return its result, or raise its error."""
         ...
 
-    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+    def ask_later(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> CallFuture:
         """Carry one operation out on one worker; return the future of its result."""
         ...
 
@@ -96,10 +99,15 @@ class RemoteStream(Iterator[Any], AsyncIterator[Any]):
             await self._ask_later("drop")
 
     def _ask(self, verb: str) -> Any:
-        return self._home.ask(self._handle.worker_id, self._operation(verb))
+        return self._home.ask(self._handle.worker_id, self._operation(verb), self._policy(verb))
 
     async def _ask_later(self, verb: str) -> Any:
-        return await outcome_of(self._home.ask_later(self._handle.worker_id, self._operation(verb)))
+        future = self._home.ask_later(self._handle.worker_id, self._operation(verb), self._policy(verb))
+        return await outcome_of(future)
+
+    def _policy(self, verb: str) -> Policy:
+        """Pull an item of an asynchronous generator as a task: to cancel that ends the generator, and not its worker."""
+        return _TASK if self._handle.is_async and verb == "next" else PLAIN
 
     def _operation(self, verb: str) -> Operation:
         return Operation(verb, self._name, (self._handle.stream_id, self._handle.generation), {})

@@ -193,6 +193,15 @@ class Client:
             self.notes.append("end of rows")
 
 
+    async def ticks(self, gate: Gate) -> AsyncIterator[int]:
+        try:
+            yield 0
+            await poll(lambda: gate.is_open)
+            yield 1
+        finally:
+            self.notes.append("end of ticks")
+
+
 async def _double(x: int) -> int:
     return 2 * x
 

@@ -108,6 +108,18 @@ def test_a_call_without_the_option_has_its_worker_for_itself() -> None:
     assert pool.running(0) == [2]
 
 
+def test_the_smallest_number_of_the_calls_that_run_counts() -> None:
+    pool, rules = begin(1, concurrency=1)
+    many = make_rules(concurrency=10)
+    pool.submit(many, 5)
+    pool.submit(rules, 1)
+    assert pool.running(0) == [0]
+    pool.end(0, 0)
+    assert pool.running(0) == [5]
+    pool.end(0, 5)
+    assert pool.running(0) == [1]
+
+
 def test_a_task_for_one_worker_runs_beside_its_others() -> None:
     pool, rules = begin(1, n_workers=2)
     worker_id = 0 if pool.running(0) else 1

@@ -60,7 +60,7 @@ class Concurrency:
     @staticmethod
     def has_room(record: WorkerRecord, batch: Batch) -> bool:
         """Whether a worker that is not idle may run `batch` now, beside what it runs."""
-        limit = min(batch.rules.concurrency, MAX_CONCURRENCY)
+        limit = min(batch.rules.concurrency, MAX_CONCURRENCY, *record.limits)
         return not record.inflight and len(record.concurrent) < limit
 
     def find_room(self, batch: Batch) -> WorkerRecord | None:
@@ -80,6 +80,8 @@ class Concurrency:
         slot = record.slots.pop() if record.slots else Slot(record)
         slot.begin(batch, self._ledger.now)
         record.concurrent[batch.seq] = slot
+        allowed = batch.rules.concurrency
+        record.limits[allowed] = record.limits.get(allowed, 0) + 1
         batch.rules.running.add(record.worker_id)
         if batch.rules.timeout is not None:
             self._timers.set(slot, self._ledger.now + batch.rules.timeout)
@@ -94,6 +96,9 @@ class Concurrency:
         slot.batch = None
         record.slots.append(slot)
         rules = batch.rules
+        record.limits[rules.concurrency] -= 1
+        if not record.limits[rules.concurrency]:
+            del record.limits[rules.concurrency]
         if not any(other.batch is not None and other.batch.rules is rules for other in record.concurrent.values()):
             rules.running.discard(record.worker_id)
         record.working_seconds += max(0.0, self._ledger.now - record.busy_since)

@@ -279,9 +279,13 @@ class AsyncStream(Iterator[Any]):
 
     def __next__(self) -> Any:
         try:
-            return self._loop.run(self._ask(self._generator.__anext__))
+            return self._loop.run(self.pull())
         except StopAsyncIteration:
             raise StopIteration from None
+
+    async def pull(self) -> Any:
+        """Return the next item, or raise StopAsyncIteration; to cancel this cancels the generator."""
+        return await self._ask(self._generator.__anext__)
 
     def close(self) -> None:
         """Run the generator's own end."""
