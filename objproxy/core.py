@@ -236,7 +236,7 @@ class PoolCore:
         name = options.label or operation.name
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
-            return self.settle_one(outcome, name, worker_id)
+            return self.settle_one(outcome, name, worker_id, options.concurrency)
 
         return self.verbs.future(operation, finish, policy, worker_id=worker_id)
 
@@ -252,15 +252,15 @@ class PoolCore:
 
         return self.verbs.future(operation, finish, policy, worker_id=worker_id, is_task=False)
 
-    def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
-        """Return the result of one task, or raise its error."""
+    def settle_one(self, outcome: Any, name: str, worker_id: int | None, concurrency: int | None = None) -> Any:
+        """Return the result of one task, or raise its error; `concurrency` as its options have it."""
         if type(outcome) is Failure:
             raise self.with_note(outcome.error, name, None, worker_id)
-        return self.settle_value(outcome, name)
+        return self.settle_value(outcome, name, concurrency)
 
-    def settle_value(self, value: Any, name: str = "") -> Any:
+    def settle_value(self, value: Any, name: str = "", concurrency: int | None = None) -> Any:
         """Return a value; a handle to a generator becomes a stream."""
-        return RemoteStream(self, value, name) if type(value) is StreamHandle else value
+        return RemoteStream(self, value, name, concurrency or 1) if type(value) is StreamHandle else value
 
     def forget_stream(self, handle: StreamHandle) -> None:
         """End a generator that nobody holds any more, without waiting for it."""
@@ -303,7 +303,7 @@ class PoolCore:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
         failing = [worker_id for worker_id, outcome in enumerate(outcomes) if type(outcome) is Failure]
         if not failing:
-            return [self.settle_value(outcome, name) for outcome in outcomes]
+            return [self.settle_value(outcome, name, options.concurrency) for outcome in outcomes]
         told = options.label or name
         errors = {worker_id: self.with_note(outcomes[worker_id].error, told, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
@@ -322,7 +322,7 @@ class PoolCore:
         results: list[Any] = []
         for outcome in outcomes:
             if type(outcome) is not Failure:
-                results.append(self.settle_value(outcome, name))
+                results.append(self.settle_value(outcome, name, options.concurrency))
             elif options.on_error == "return":
                 results.append(outcome.error)
         return results

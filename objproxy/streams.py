@@ -13,8 +13,6 @@ from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation
 from objproxy.awaiting import outcome_of
 
-_TASK = Policy(concurrency=1)
-
 
 class StreamHome(Protocol):
     """What a stream needs of its pool."""
@@ -46,9 +44,12 @@ class RemoteStream(Iterator[Any], AsyncIterator[Any]):
         The generator.
     name : str
         The method that gave it.
+    concurrency : int
+        How many tasks its worker may run while it waits for an item of an asynchronous generator, this one among them.
     """
 
-    def __init__(self, home: StreamHome, handle: StreamHandle, name: str) -> None:
+    def __init__(self, home: StreamHome, handle: StreamHandle, name: str, concurrency: int = 1) -> None:
+        self._policy_of_next = Policy(concurrency=concurrency) if handle.is_async else PLAIN
         self._home = home
         self._handle = handle
         self._name = name
@@ -107,7 +108,7 @@ class RemoteStream(Iterator[Any], AsyncIterator[Any]):
 
     def _policy(self, verb: str) -> Policy:
         """Pull an item of an asynchronous generator as a task: to cancel that ends the generator, and not its worker."""
-        return _TASK if self._handle.is_async and verb == "next" else PLAIN
+        return self._policy_of_next if verb == "next" else PLAIN
 
     def _operation(self, verb: str) -> Operation:
         return Operation(verb, self._name, (self._handle.stream_id, self._handle.generation), {})

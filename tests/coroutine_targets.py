@@ -192,7 +192,6 @@ class Client:
             await asyncio.sleep(0)
             self.notes.append("end of rows")
 
-
     async def ticks(self, gate: Gate) -> AsyncIterator[int]:
         try:
             yield 0

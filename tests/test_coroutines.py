@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,6 +106,17 @@ def test_an_item_of_a_generator_that_asyncio_cancels_ends_the_generator_alone(ga
         asyncio.run(_cancel_second_item(pool, gates("gate")))
         assert pool[0].notes == ["end of ticks"]
         assert pool.workers[0].generation == 0
+
+
+def test_a_worker_may_run_tasks_while_an_item_of_a_generator_is_awaited(gates: Any) -> None:
+    gate = gates("gate")
+    with make_pool() as pool, pool[0].ticks.options(concurrency=2)(gate) as stream:
+        assert next(stream) == 0
+        with ThreadPoolExecutor(1) as executor:
+            item = executor.submit(next, stream)
+            assert pool[0].double.options(concurrency=2)(2) == 4
+            gate.open()
+            assert item.result(PATIENCE_SECONDS) == 1
 
 
 # ---- deaths ----------------------------------------------------------------------------------------------------------
