@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 _CO_ITERABLE_COROUTINE = 0x100  # of generators that `types.coroutine` has decorated
 
 #: What most methods return.
-_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None)})
+PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None)})
 
 
 def is_awaitable(value: Any) -> bool:
     """Return whether the value of a call has to be awaited: a coroutine, a future, or whatever has ``__await__``."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return False
     if kind is GeneratorType:
         return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)
