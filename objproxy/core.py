@@ -18,7 +18,7 @@ from objproxy import handling
 from objproxy._engine.calls import Call
 from objproxy._engine.driver import Driver
 from objproxy._engine.futures import CallFuture
-from objproxy._engine.messages import Batch, Failure, Policy
+from objproxy._engine.messages import PLAIN, Batch, Failure, Policy
 from objproxy._engine.outbox import Outbox
 from objproxy._engine.state import PoolState
 from objproxy._engine.verbs import Verbs
@@ -236,31 +236,31 @@ class PoolCore:
         name = options.label or operation.name
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
-            return self.settle_one(outcome, name, worker_id)
+            return self.settle_one(outcome, name, worker_id, options.concurrency)
 
         return self.verbs.future(operation, finish, policy, worker_id=worker_id)
 
-    def ask(self, worker_id: int, operation: Operation) -> Any:
+    def ask(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> Any:
         """Carry one operation out on one worker; return its result, or raise its error."""
-        return self.settle_one(self.verbs.one(worker_id, operation, is_task=False), operation.name, worker_id)
+        return self.settle_one(self.verbs.one(worker_id, operation, policy, is_task=False), operation.name, worker_id)
 
-    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+    def ask_later(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> CallFuture:
         """Carry one operation out on one worker; return the future of its result."""
 
         def finish(outcome: Any, worker_id: int | None) -> Any:
             return self.settle_one(outcome, operation.name, worker_id)
 
-        return self.verbs.future(operation, finish, worker_id=worker_id, is_task=False)
+        return self.verbs.future(operation, finish, policy, worker_id=worker_id, is_task=False)
 
-    def settle_one(self, outcome: Any, name: str, worker_id: int | None) -> Any:
-        """Return the result of one task, or raise its error."""
+    def settle_one(self, outcome: Any, name: str, worker_id: int | None, concurrency: int | None = None) -> Any:
+        """Return the result of one task, or raise its error; `concurrency` as its options have it."""
         if type(outcome) is Failure:
             raise self.with_note(outcome.error, name, None, worker_id)
-        return self.settle_value(outcome, name)
+        return self.settle_value(outcome, name, concurrency)
 
-    def settle_value(self, value: Any, name: str = "") -> Any:
+    def settle_value(self, value: Any, name: str = "", concurrency: int | None = None) -> Any:
         """Return a value; a handle to a generator becomes a stream."""
-        return RemoteStream(self, value, name) if type(value) is StreamHandle else value
+        return RemoteStream(self, value, name, concurrency or 1) if type(value) is StreamHandle else value
 
     def forget_stream(self, handle: StreamHandle) -> None:
         """End a generator that nobody holds any more, without waiting for it."""
@@ -303,7 +303,7 @@ class PoolCore:
         """Return the results of a broadcast; or raise the first failing worker's error, which names the others."""
         failing = [worker_id for worker_id, outcome in enumerate(outcomes) if type(outcome) is Failure]
         if not failing:
-            return [self.settle_value(outcome, name) for outcome in outcomes]
+            return [self.settle_value(outcome, name, options.concurrency) for outcome in outcomes]
         told = options.label or name
         errors = {worker_id: self.with_note(outcomes[worker_id].error, told, None, worker_id) for worker_id in failing}
         if options.on_error == "raise":
@@ -322,7 +322,7 @@ class PoolCore:
         results: list[Any] = []
         for outcome in outcomes:
             if type(outcome) is not Failure:
-                results.append(self.settle_value(outcome, name))
+                results.append(self.settle_value(outcome, name, options.concurrency))
             elif options.on_error == "return":
                 results.append(outcome.error)
         return results

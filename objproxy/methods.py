@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -265,7 +266,7 @@ class PoolMethod(_Method):
             on_failure=on_failure,
             on_progress=progress.update,
             on_end=progress.close,
-            on_value=core.settle_value,
+            on_value=functools.partial(core.settle_value, concurrency=options.concurrency),
         )
 
     def stream(
@@ -341,7 +342,8 @@ class PoolMethod(_Method):
             chunksize=options.chunksize,
             buffersize=options.buffersize,
         )
-        stream = TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=core.settle_value)
+        on_value = functools.partial(core.settle_value, concurrency=options.concurrency)
+        stream = TaskStream(run, is_ordered=ordered, maxsize=maxsize, on_failure=on_failure, on_value=on_value)
         core.reports.count_stream(name, stream)
         return stream
 
@@ -442,7 +444,7 @@ class InstanceMethod(_Method):
         outcome = self._core.verbs.one(self._worker_id, Operation("call", self._info.name, args, kwargs), policy)
         if type(outcome) is Failure and self._options.on_error == "return":
             return self._core.with_note(outcome.error, self._label, None, self._worker_id)
-        return self._core.settle_one(outcome, self._label, self._worker_id)
+        return self._core.settle_one(outcome, self._label, self._worker_id, self._options.concurrency)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> CallFuture:
         """Run the method on this instance; return a future."""

@@ -81,7 +81,7 @@ class CallOptions:
         option, or with a smaller number, wait until they may run. Items travel one by one, so `chunksize` is without effect.
         With it, `timeout` and ``cancel()`` cancel the coroutine of one task (``asyncio.CancelledError`` is raised where it
         awaits) and its worker goes on, unless code that does not await holds up the worker. The death of a worker costs all
-        tasks that it runs.
+        tasks that it runs. Of an asynchronous generator, the tasks that may run while an item of it is awaited.
     label : str, callable or None
         The name of the call in errors, notes, time lines and dashboards, or the function that has it: for a method that only
         carries out what users of yours know by another name.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from objproxy._engine.futures import CallFuture
+from objproxy._engine.messages import PLAIN, Policy
 from objproxy._worker.execute import StreamEnd
 from objproxy._worker.outcome import StreamHandle
 from objproxy._worker.wire import Operation
@@ -16,11 +17,11 @@ from objproxy.awaiting import wait_for
 class StreamHome(Protocol):
     """What a stream needs of its pool."""
 
-    def ask(self, worker_id: int, operation: Operation) -> Any:
+    def ask(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> Any:
         """Carry one operation out on one worker; return its result, or raise its error."""
         ...
 
-    def ask_later(self, worker_id: int, operation: Operation) -> CallFuture:
+    def ask_later(self, worker_id: int, operation: Operation, policy: Policy = PLAIN) -> CallFuture:
         """Carry one operation out on one worker; return the future of its result."""
         ...
 
@@ -43,9 +44,12 @@ class RemoteStream(Iterator[Any], AsyncIterator[Any]):
         The generator.
     name : str
         The method that gave it.
+    concurrency : int
+        How many tasks its worker may run while it waits for an item of an asynchronous generator, this one among them.
     """
 
-    def __init__(self, home: StreamHome, handle: StreamHandle, name: str) -> None:
+    def __init__(self, home: StreamHome, handle: StreamHandle, name: str, concurrency: int = 1) -> None:
+        self._policy_of_next = Policy(concurrency=concurrency) if handle.is_async else PLAIN
         self._home = home
         self._handle = handle
         self._name = name
@@ -96,10 +100,15 @@ class RemoteStream(Iterator[Any], AsyncIterator[Any]):
             await self._ask_later("drop")
 
     def _ask(self, verb: str) -> Any:
-        return self._home.ask(self._handle.worker_id, self._operation(verb))
+        return self._home.ask(self._handle.worker_id, self._operation(verb), self._policy(verb))
 
     async def _ask_later(self, verb: str) -> Any:
-        return await wait_for(self._home.ask_later(self._handle.worker_id, self._operation(verb)))
+        future = self._home.ask_later(self._handle.worker_id, self._operation(verb), self._policy(verb))
+        return await wait_for(future)
+
+    def _policy(self, verb: str) -> Policy:
+        """Pull an item of an asynchronous generator as a task: to cancel that ends the generator, and not its worker."""
+        return self._policy_of_next if verb == "next" else PLAIN
 
     def _operation(self, verb: str) -> Operation:
         return Operation(verb, self._name, (self._handle.stream_id, self._handle.generation), {})

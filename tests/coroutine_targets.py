@@ -192,6 +192,14 @@ class Client:
             await asyncio.sleep(0)
             self.notes.append("end of rows")
 
+    async def ticks(self, gate: Gate) -> AsyncIterator[int]:
+        try:
+            yield 0
+            await poll(lambda: gate.is_open)
+            yield 1
+        finally:
+            self.notes.append("end of ticks")
+
 
 async def _double(x: int) -> int:
     return 2 * x

@@ -108,6 +108,18 @@ def test_a_call_without_the_option_has_its_worker_for_itself() -> None:
     assert pool.running(0) == [2]
 
 
+def test_the_smallest_number_of_the_calls_that_run_counts() -> None:
+    pool, rules = begin(1, concurrency=1)
+    many = make_rules(concurrency=10)
+    pool.submit(many, 5)
+    pool.submit(rules, 1)
+    assert pool.running(0) == [0]
+    pool.end(0, 0)
+    assert pool.running(0) == [5]
+    pool.end(0, 5)
+    assert pool.running(0) == [1]
+
+
 def test_a_task_for_one_worker_runs_beside_its_others() -> None:
     pool, rules = begin(1, n_workers=2)
     worker_id = 0 if pool.running(0) else 1
@@ -205,10 +217,10 @@ def test_a_task_that_ends_before_it_is_stopped_has_its_result() -> None:
 
 def test_a_worker_that_stops_nothing_is_interrupted() -> None:
     pool, rules = begin(2, timeout=1.0)
-    pool.begins_of_items[1] = 0.9
+    pool.begins_of_items[1] = 2.5
     pool.is_held_up = True
     pool.pass_time(1.0)
-    pool.pass_time(0.5)
+    pool.pass_time(2.0)
     assert pool.asked == [0]
     assert "where it stands" in str(pool.error(rules, 0))
     assert pool.ended == [(0, 0, "interrupt")]
@@ -225,7 +237,7 @@ def test_a_task_that_goes_on_though_it_was_stopped_costs_its_worker_when_no_othe
     assert pool.running(0) == [0, 1]
     assert pool.ended == []
     pool.end(0, 1)
-    pool.pass_time(1.0)
+    pool.pass_time(2.0)
     assert pool.ended == [(0, 0, "interrupt")]
     pool.die_with(0, 0)
     pool.make_ready(0)
@@ -256,7 +268,7 @@ def test_a_cancelled_task_that_does_not_end_costs_no_other_its_worker() -> None:
     pool.pass_time(10.0)
     assert pool.ended == []
     pool.end(0, 5)
-    pool.pass_time(1.0)
+    pool.pass_time(2.0)
     assert pool.ended == [(0, 0, "interrupt")]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,6 +90,33 @@ def test_what_asyncio_cancels_costs_no_worker(gates: Any) -> None:
         asyncio.run(_time_out(pool, gates("gate"), gates("started")))
         assert pool[0].notes == ["cancelled"]
         assert pool.workers[0].generation == 0
+
+
+async def _cancel_second_item(pool: ProxyPool[Client], gate: Any) -> None:
+    stream = pool[0].ticks(gate)
+    assert await anext(stream) == 0
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(stream), LIMIT_SECONDS / 3)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+def test_an_item_of_a_generator_that_asyncio_cancels_ends_the_generator_alone(gates: Any) -> None:
+    with make_pool() as pool:
+        asyncio.run(_cancel_second_item(pool, gates("gate")))
+        assert pool[0].notes == ["end of ticks"]
+        assert pool.workers[0].generation == 0
+
+
+def test_a_worker_may_run_tasks_while_an_item_of_a_generator_is_awaited(gates: Any) -> None:
+    gate = gates("gate")
+    with make_pool() as pool, pool[0].ticks.options(concurrency=2)(gate) as stream:
+        assert next(stream) == 0
+        with ThreadPoolExecutor(1) as executor:
+            item = executor.submit(next, stream)
+            assert pool[0].double.options(concurrency=2)(2) == 4
+            gate.open()
+            assert item.result(PATIENCE_SECONDS) == 1
 
 
 # ---- deaths ----------------------------------------------------------------------------------------------------------
@@ -192,6 +220,14 @@ def test_an_interrupt_ends_a_coroutine_which_may_clean_up() -> None:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def test_tasks_overlap_in_the_thread_of_the_caller() -> None:
+    with make_pool(backend="serial") as pool:
+        meet = pool.meet.options(concurrency=5)
+        assert meet.map(range(5), itertools.repeat(5)) == [0, 1, 2, 3, 4]
+        pool.leave()
+        assert list(meet.imap(range(5), itertools.repeat(5))) == [0, 1, 2, 3, 4]
 
 
 # ---- the faces -------------------------------------------------------------------------------------------------------

@@ -24,11 +24,15 @@ from objproxy._engine import messages as m
 from objproxy._engine.ledger import Ledger
 from objproxy._engine.messages import Batch, Rules
 from objproxy._engine.timers import Timers
-from objproxy._engine.watch import GRACE_SECONDS, LOOK_SECONDS, Watch, loading_limit
+from objproxy._engine.watch import LOOK_SECONDS, Watch, loading_limit
 from objproxy._engine.workers import Slot, WorkerRecord
 
 #: More tasks than these do not run at once in a worker: its journal has no room to tell of them.
 MAX_CONCURRENCY = 4096
+
+#: A worker has this long to say that it stops a task: other tasks may compute for a moment, and the machine may be busy. Too
+#: short a time would cost those their worker.
+_STOP_SECONDS = 2.0
 
 #: A coroutine that is cancelled has this long to clean up; a connection is closed politely, say.
 _CLEANUP_SECONDS = 5.0
@@ -56,7 +60,7 @@ class Concurrency:
     @staticmethod
     def has_room(record: WorkerRecord, batch: Batch) -> bool:
         """Whether a worker that is not idle may run `batch` now, beside what it runs."""
-        limit = min(batch.rules.concurrency, MAX_CONCURRENCY)
+        limit = min(batch.rules.concurrency, MAX_CONCURRENCY, *record.limits)
         return not record.inflight and len(record.concurrent) < limit
 
     def find_room(self, batch: Batch) -> WorkerRecord | None:
@@ -76,6 +80,8 @@ class Concurrency:
         slot = record.slots.pop() if record.slots else Slot(record)
         slot.begin(batch, self._ledger.now)
         record.concurrent[batch.seq] = slot
+        allowed = batch.rules.concurrency
+        record.limits[allowed] = record.limits.get(allowed, 0) + 1
         batch.rules.running.add(record.worker_id)
         if batch.rules.timeout is not None:
             self._timers.set(slot, self._ledger.now + batch.rules.timeout)
@@ -90,6 +96,9 @@ class Concurrency:
         slot.batch = None
         record.slots.append(slot)
         rules = batch.rules
+        record.limits[rules.concurrency] -= 1
+        if not record.limits[rules.concurrency]:
+            del record.limits[rules.concurrency]
         if not any(other.batch is not None and other.batch.rules is rules for other in record.concurrent.values()):
             rules.running.discard(record.worker_id)
         record.working_seconds += max(0.0, self._ledger.now - record.busy_since)
@@ -116,7 +125,7 @@ class Concurrency:
             self._watch.stop_looking(record)
             for slot in record.concurrent.values():
                 if slot.is_asked and not slot.is_told:
-                    self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+                    self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
 
     # ---- tasks that are to be stopped --------------------------------------------------------------------------------
 
@@ -130,7 +139,7 @@ class Concurrency:
     def _ask(self, slot: Slot, limit: float | None) -> None:
         assert slot.batch is not None
         slot.is_asked = True
-        self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+        self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
         self._ledger.actions.append(m.Stop(slot.record.worker_id, slot.record.generation, slot.batch.seq, limit))
 
     def note_stopping(self, slot: Slot) -> None:
@@ -167,5 +176,5 @@ class Concurrency:
                 lost.append((record, "timed out" if slot.is_told else "cancelled"))
             else:
                 record.is_outgrown = record.is_outgrown or slot.is_told
-                self._timers.set(slot, self._ledger.now + GRACE_SECONDS)
+                self._timers.set(slot, self._ledger.now + _STOP_SECONDS)
         return lost

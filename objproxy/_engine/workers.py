@@ -72,6 +72,8 @@ class WorkerRecord:
         What was sent and is not answered in full; the first is running.
     concurrent : dict of int to Slot
         Tasks that run at the same time, by their numbers, the oldest first; empty while there is anything in `inflight`.
+    limits : dict of int to int
+        What the calls of these tasks allow (`Rules.concurrency`), and how many tasks are of such calls.
     slots : list of Slot
         Slots that are free.
     n_assigned : int
@@ -134,6 +136,7 @@ class WorkerRecord:
         "is_loading",
         "is_outgrown",
         "is_retiring",
+        "limits",
         "loss",
         "max_tasks",
         "n_assigned",
@@ -159,6 +162,7 @@ class WorkerRecord:
         self.queue = Backlog()
         self.inflight: deque[Batch] = deque()
         self.concurrent: dict[int, Slot] = {}
+        self.limits: dict[int, int] = {}
         self.slots: list[Slot] = []
         self.deaths: deque[float] = deque()
         self.loss: WorkerDiedError | None = None

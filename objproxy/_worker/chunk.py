@@ -14,7 +14,7 @@ from typing import Any
 
 from objproxy._worker import forking, wire
 from objproxy._worker.distress import Interrupt
-from objproxy._worker.event_loop import is_awaitable
+from objproxy._worker.event_loop import PLAIN, is_awaitable
 from objproxy._worker.execute import Host
 from objproxy._worker.journal import COUNT, LANE, USED, Journal, Segment
 from objproxy._worker.outcome import encode_error, explain_result
@@ -151,7 +151,7 @@ class ChunkRunner:
                 self._flush(wire.PICKLES)
 
     def _store_pickled(self, value: Any) -> None:
-        if is_awaitable(value):
+        if type(value) not in PLAIN and is_awaitable(value):  # the first test saves most values a call
             value = self._host.loop.run(value)
         if forking.is_child:  # before a large result is written where the worker writes its own
             forking.end_child()

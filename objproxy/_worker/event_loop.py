@@ -17,7 +17,7 @@ import contextlib
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from types import AsyncGeneratorType, FrameType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from objproxy._worker.context import enter_worker, leave_worker, worker_of_thread
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 _CO_ITERABLE_COROUTINE = 0x100  # of generators that `types.coroutine` has decorated
 
 #: What most methods return.
-_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None)})
+PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None)})
 
 
 def is_awaitable(value: Any) -> bool:
     """Return whether the value of a call has to be awaited: a coroutine, a future, or whatever has ``__await__``."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in PLAIN:
         return False
     if kind is GeneratorType:
         return bool(value.gi_code.co_flags & _CO_ITERABLE_COROUTINE)
@@ -89,6 +89,7 @@ class EventLoop:
             self.drive(task)
             return task.result()
         finally:
+            forget_unawaited(awaitable, task)
             del task  # its error refers to this frame
 
     def drive(self, future: asyncio.Future[Any]) -> None:
@@ -196,6 +197,12 @@ class EventLoop:
             loop.close()
 
 
+def forget_unawaited(awaitable: Any, task: asyncio.Future[Any]) -> None:
+    """Close a coroutine whose task was cancelled before it began; else Python warns that it was never awaited."""
+    if type(awaitable) is CoroutineType and task.cancelled():
+        awaitable.close()
+
+
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
@@ -272,9 +279,13 @@ class AsyncStream(Iterator[Any]):
 
     def __next__(self) -> Any:
         try:
-            return self._loop.run(self._ask(self._generator.__anext__))
+            return self._loop.run(self.pull())
         except StopAsyncIteration:
             raise StopIteration from None
+
+    async def pull(self) -> Any:
+        """Return the next item, or raise StopAsyncIteration; to cancel this cancels the generator."""
+        return await self._ask(self._generator.__anext__)
 
     def close(self) -> None:
         """Run the generator's own end."""

@@ -108,6 +108,8 @@ class Host:
                 streams.seed_item()
         if operation.verb == "call":
             return getattr(self.instance, operation.name)(*operation.args, **operation.kwargs)
+        if operation.verb == "next":
+            return self._next_later(operation)
         return next(self.calls(operation, is_seeded=False))
 
     def perform_map(self, operation: Operation, count: int) -> list[Any]:
@@ -140,7 +142,7 @@ class Host:
             return value
         number = next(self._stream_numbers)
         self._streams[number] = value if kind is GeneratorType else AsyncStream(self.loop, value)
-        return StreamHandle(number, self.worker.worker_id, self.worker.generation)
+        return StreamHandle(number, self.worker.worker_id, self.worker.generation, kind is AsyncGeneratorType)
 
     def enter(self) -> None:
         """Run ``__enter__`` of an object whose ``__exit__`` is its own end, or ``__aenter__`` if that is ``__aexit__``."""
@@ -201,11 +203,28 @@ class Host:
         value = getattr(operator, name)(getattr(self.instance, operation.name), operand)
         setattr(self.instance, operation.name, value)
 
-    def _next(self, operation: Operation) -> Any:
+    def _find_stream(self, operation: Operation) -> Iterator[Any] | None:
         stream_id, generation = operation.args
         if generation != self.worker.generation:
             raise RuntimeError(f"the generator of {operation.name!r} was lost with the worker that it lived in")
-        stream = self._streams.get(stream_id)
+        return self._streams.get(stream_id)
+
+    async def _next_later(self, operation: Operation) -> Any:
+        """Return the next item of an asynchronous generator, as a task that can be cancelled; that ends the generator."""
+        stream = self._find_stream(operation)
+        if not isinstance(stream, AsyncStream):
+            return StreamEnd()
+        try:
+            return await stream.pull()
+        except BaseException as exc:  # it has ended
+            self._streams.pop(operation.args[0], None)
+            if isinstance(exc, StopAsyncIteration):
+                return StreamEnd()
+            raise
+
+    def _next(self, operation: Operation) -> Any:
+        stream_id = operation.args[0]
+        stream = self._find_stream(operation)
         if stream is None:
             return StreamEnd()
         try:

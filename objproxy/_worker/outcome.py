@@ -32,17 +32,20 @@ class StreamHandle:
         Number of the generator in its worker.
     worker_id, generation : int
         Where it lives.
+    is_async : bool
+        Whether it is an asynchronous one.
     """
 
-    __slots__ = ("generation", "stream_id", "worker_id")
+    __slots__ = ("generation", "is_async", "stream_id", "worker_id")
 
-    def __init__(self, stream_id: int, worker_id: int, generation: int) -> None:
+    def __init__(self, stream_id: int, worker_id: int, generation: int, is_async: bool = False) -> None:
+        self.is_async = is_async
         self.stream_id = stream_id
         self.worker_id = worker_id
         self.generation = generation
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StreamHandle, (self.stream_id, self.worker_id, self.generation)
+        return StreamHandle, (self.stream_id, self.worker_id, self.generation, self.is_async)
 
 
 def trace_text(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from objproxy._worker.context import ItemOfTask, item_of_task
-from objproxy._worker.event_loop import is_awaitable, stack_of
+from objproxy._worker.event_loop import forget_unawaited, is_awaitable, stack_of
 from objproxy._worker.execute import Host
 from objproxy._worker.outcome import Failure
 from objproxy._worker.wire import Operation
@@ -84,6 +84,7 @@ class Tasks:
 
         def note_end(_task: Any) -> None:
             self._running.pop(seq, None)
+            forget_unawaited(value, task)
             outcome = task.result() if not task.cancelled() else Failure(_cancelled())
             self._ended.append(Ended(seq, method, outcome, time.perf_counter() - began))
             loop.stop()

@@ -57,7 +57,6 @@ class WatchedBackend:
         self.wake = backend.wake
         self.info = backend.info
         self.inspect = backend.inspect
-        self.stop = backend.stop
         self.abandon = backend.abandon
 
     def open(self, context: PoolContext) -> None:
@@ -77,6 +76,10 @@ class WatchedBackend:
         for watcher in self._watchers:
             watcher.sent(worker_id, batch, now)
         self._backend.send(worker_id, batch)
+
+    def stop(self, worker_id: int, generation: int, seq: int, limit: float | None) -> None:
+        """Have a worker cancel a task."""
+        self._backend.stop(worker_id, generation, seq, limit)
 
     def end(self, worker_id: int, generation: int, how: str) -> None:
         """End a worker."""
