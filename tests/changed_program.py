@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from objproxy import ProxyPool, WorkerDiedError, start_dashboard
-from objproxy._worker.nursery import send_message
+from objproxy._worker.control_channel import send_message
 from objproxy.backends import nurseries
 
 _PR_SET_NO_NEW_PRIVS = 38

@@ -17,9 +17,11 @@ import pytest
 
 from faulty import Victim
 from objproxy import ProxyPool, WorkerDiedError
+from objproxy._worker import control_channel
 from objproxy._worker import nursery as nursery_module
+from objproxy._worker.control_channel import receive_message, send_message
 from objproxy._worker.descriptors import StreamSocket, make_socket_pair
-from objproxy._worker.nursery import Nursery, Root, receive_message, send_message
+from objproxy._worker.nursery import Nursery, Root
 from objproxy.backends import nurseries, process
 from objproxy.backends.nurseries import PoolNursery
 from optional import need
@@ -81,7 +83,7 @@ def test_descriptors_for_which_there_is_no_room_are_told(
     channel: tuple[StreamSocket, StreamSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system delivers the message without some of them."""
-    receive = nursery_module.receive_with_fds
+    receive = control_channel.receive_with_fds
 
     def lose_some(*args: Any) -> Any:
         data, fds, _is_cut = receive(*args)
@@ -91,7 +93,7 @@ def test_descriptors_for_which_there_is_no_room_are_told(
     nursery = make(Nursery, channel[0])
     with open(os.devnull) as file:
         send_message(channel[1], ("start", 3, 1), (file.fileno(), file.fileno()))
-    monkeypatch.setattr(nursery_module, "receive_with_fds", lose_some)
+    monkeypatch.setattr(control_channel, "receive_with_fds", lose_some)
     assert nursery._handle_request()
     monkeypatch.undo()
     assert receive_message(channel[1]) == (("refused", 3, 1, errno.EMFILE), [])
@@ -105,7 +107,7 @@ def test_a_message_for_which_there_is_no_room_is_no_lost_nursery(number: int, mo
         raise OSError(number, os.strerror(number))
 
     ours, theirs = make_socket_pair()
-    monkeypatch.setattr(nursery_module, "send_with_fds", refuse)
+    monkeypatch.setattr(control_channel, "send_with_fds", refuse)
     with theirs:
         nursery = PoolNursery(ours, None)
         nursery.signal_worker(0, 0, signal.SIGINT)

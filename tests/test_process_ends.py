@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from objproxy import PoolBrokenError, ProxyPool, WorkerDiedError, WorkerInitError, current_worker
-from objproxy._worker.nursery import receive_message
+from objproxy._worker.control_channel import receive_message
 from objproxy.backends.nurseries import PoolNursery
 from optional import need
 from programs import is_gone

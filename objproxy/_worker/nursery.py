@@ -32,30 +32,23 @@ import errno
 import fcntl
 import gc
 import os
-import pickle
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from objproxy._worker import hubs, lineage, native_threads, natives, platform, process_state
+from objproxy._worker.control_channel import receive_message, send_message
 from objproxy._worker.descriptors import (
-    NO_SIGNAL,
     StreamSocket,
     fill_standard_streams,
     make_pipe,
     make_socket_pair,
     move_above_standard,
-    receive_with_fds,
-    send_with_fds,
 )
 from objproxy._worker.launching import Errand, Interpreter, make_command
 from objproxy._worker.segments import remove_files
-
-_LENGTH = struct.Struct("<I")
-_MAX_FDS = 4
 
 #: The root takes its time for what is not urgent when nobody has asked for a pool for so long.
 _QUIET_SECONDS = 0.1
@@ -66,41 +59,6 @@ _KEEP_SECONDS = 5.0
 
 #: Ask whether the owner is alive this often, where no descriptor can tell.
 _OWNER_CHECK_SECONDS = 1.0
-
-
-def send_message(sock: StreamSocket, message: Any, fds: tuple[int, ...] = ()) -> None:
-    """Send one message, with descriptors."""
-    body = pickle.dumps(message, 5)
-    data = _LENGTH.pack(len(body)) + body
-    sent = send_with_fds(sock, data, fds)
-    if sent < len(data):  # who has it all may close the channel, and then not even nothing can be sent
-        sock.sendall(data[sent:], NO_SIGNAL)
-
-
-def receive_message(sock: StreamSocket) -> tuple[Any, list[int]] | None:
-    """Wait for one message; None at the end of the channel."""
-    try:
-        head, fds, is_cut = receive_with_fds(sock, _LENGTH.size, _MAX_FDS)
-        if not head:
-            return None
-        body = _receive_exactly(sock, _LENGTH.unpack(head + _receive_exactly(sock, _LENGTH.size - len(head)))[0])
-    except (ConnectionResetError, EOFError):
-        return None
-    if is_cut:  # this process has no room for all of them
-        for fd in fds:
-            natives.close(fd)
-        fds = []
-    return pickle.loads(body), [move_above_standard(fd) for fd in fds]
-
-
-def _receive_exactly(sock: StreamSocket, nbytes: int) -> bytes:
-    body = b""
-    while len(body) < nbytes:
-        part = sock.recv(nbytes - len(body))
-        if not part:
-            raise EOFError
-        body += part
-    return body
 
 
 class Nursery:

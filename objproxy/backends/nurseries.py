@@ -13,9 +13,10 @@ import sys
 from typing import Any
 
 from objproxy._worker import hubs, natives, process_state
+from objproxy._worker.control_channel import receive_message, send_message
 from objproxy._worker.descriptors import StreamSocket, make_socket_pair
 from objproxy._worker.launching import Interpreter
-from objproxy._worker.nursery import receive_message, run_nursery, send_message
+from objproxy._worker.nursery import run_nursery
 from objproxy._worker.platform import has_one_thread
 from objproxy.backends.hosts import Found, find_interpreter
 from objproxy.backends.rooting import ForkedProcess, exec_root, explain_refusal, fork_helper
