@@ -300,7 +300,8 @@ class SharedValue:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<SharedValue of {self.nbytes} bytes{', closed' if self.is_closed else ''}>"
+        # Without a comma: MPIRE's face takes what is behind the first one.
+        return f"<SharedValue of {self.nbytes} bytes{' (closed)' if self.is_closed else ''}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("what pool.put() returns travels only in calls of a pool; to store it, pickle the value itself")

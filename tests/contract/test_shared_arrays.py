@@ -333,6 +333,16 @@ def test_what_a_worker_wrote_before_it_died_stays_and_its_successor_sees_it(make
         assert pool[1].read(shared, 1) == 1
 
 
+def test_the_text_of_a_value_is_one_word_in_a_list_of_arguments(pool: ProxyPool[Painter]) -> None:
+    """Also of one that was closed before somebody looked: faces cut their first argument off at the comma."""
+    value = pool.put(1)
+    texts = [repr(value)]
+    value.close()
+    texts.append(repr(value))
+    assert [text.count(",") for text in texts] == [0, 0]
+    assert "closed" in texts[1]
+
+
 @pytest.mark.parametrize("kind", [SharedArray, SharedArrayWrapper])
 def test_a_closed_array_is_refused_and_the_pool_goes_on(pool: ProxyPool[Painter], kind: Any) -> None:
     shared = kind(np.zeros(5))
