@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from objproxy import current_worker
-from objproxy._worker import wire
+from objproxy._worker import natives, wire
 from targets import PATIENCE_SECONDS, Gate, poll_until
 
 #: Held by a thread of the program across the making of a pool.
@@ -288,11 +288,11 @@ class Victim:
 
         ``"drop what is kept"`` is a way to fail here too, and happens behind the whole write.
         """
-        wire.os = FailingWrites(n_bytes, how, whole, self.kept)  # type: ignore[assignment]
+        wire.natives = FailingWrites(n_bytes, how, whole, self.kept)  # type: ignore[assignment]
 
 
 class FailingWrites:
-    """Stands for the module `os` where a worker's channel looks for it."""
+    """Stands for the module `natives` where a worker's channel looks for it."""
 
     def __init__(self, n_bytes: int, how: str | Meeting, whole: int, kept: list[Any]) -> None:
         self._n_bytes = n_bytes
@@ -302,7 +302,7 @@ class FailingWrites:
         self._is_armed = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+        return getattr(natives, name)
 
     def write(self, fd: int, data: Any) -> int:
         if not self._is_armed or len(data) < self._whole:
