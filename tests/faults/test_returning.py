@@ -199,7 +199,7 @@ class RawSender(Victim):
     """Writes to its channel what is no frame."""
 
     def send_raw(self, data: bytes) -> None:
-        wire.os.write(self._channel(), data)
+        os.write(self._channel(), data)
         signal.pause()
 
     def _channel(self) -> int:
