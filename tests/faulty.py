@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import importlib
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,14 +161,10 @@ class FailsAtDeletion:
 
 
 class NeedsMissingModule:
-    """Is rebuilt by a module that is only in the worker."""
+    """Is rebuilt by a module that is not there."""
 
     def __reduce__(self) -> Any:
-        module = type(sys)("only_in_the_worker")
-        exec("def rebuild(): return 1", module.__dict__)
-        module.rebuild.__module__ = module.__name__
-        sys.modules[module.__name__] = module
-        return module.rebuild, ()
+        return importlib.import_module, ("only_in_the_worker",)
 
 
 class Meeting:
