@@ -71,7 +71,7 @@ TOOLS = """
 @functools.cache
 def _need_working(library: str) -> None:
     if importlib.util.find_spec(library) is None:  # to import it would change the process of all tests
-        pytest.skip(f"this needs {library}: pip install 'objproxy[test]'")
+        pytest.skip(f"this needs {library}: pip install 'objproxy[test,test-more]'")
     patch = textwrap.dedent(PATCHES[library]).format(options="")
     tried = subprocess.run([sys.executable, "-c", patch], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     if tried.returncode:
