@@ -116,7 +116,9 @@ def _die_in_mid_send() -> str:
         write_half(connection.fileno(), data)
 
     _real_write = os.write
-    os.write = write_half  # type: ignore[assignment]
+    for module in (os, sys.modules.get("objproxy._worker.natives")):  # where the libraries look for it
+        if module is not None:
+            module.write = write_half  # type: ignore[attr-defined]
     # The other is a copy of the first that one library brings.
     for module in (multiprocessing.connection, sys.modules.get("multiprocess.connection")):
         if module is not None:
