@@ -114,6 +114,11 @@ def reducers() -> dict[type, Callable[[Any], Any]]:
     return found
 
 
+def find_reducer(kind: type, *, is_frozen: bool) -> Callable[[Any], Any] | None:
+    """Return how objects of a type of `multiprocessing` are reduced; None if in their own way."""
+    return reducers().get(kind)
+
+
 def refuse_connection(connection: Any) -> Any:
     """Refuse to pickle a connection.
 

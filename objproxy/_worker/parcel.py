@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from objproxy._worker import heritage, texts
+from objproxy._worker import texts
 from objproxy._worker.arena import Arena, Extent
 from objproxy._worker.by_value import make_pickler
 from objproxy._worker.importable import names_unimportable
@@ -196,7 +196,7 @@ def pack_in_one_way(value: Any, arena: Arena | None, packing: Packing, *, by_val
         return False
 
     make = by_value_pickler if by_value else by_name_pickler
-    is_usual = not (by_value or reducers or packing.is_frozen or packing.sharing is not None or heritage.is_needed())
+    is_usual = not (by_value or reducers or packing.is_frozen or packing.sharing is not None)
     special = usual_reducers() if is_usual else custom_reducers(packing)
     pickler = make(Sink(written.append), is_small, special)
     large_texts = [] if arena is None else texts.find_large(value)
@@ -267,7 +267,7 @@ def by_value_pickler(sink: Sink, is_small: Callable[[Any], bool], special: Reduc
 
 def custom_reducers(packing: Packing) -> Reducers:
     """Return the custom reducers, by exact type: of arrays and other objects with memory, and of what is shared."""
-    special: dict[type, Callable[[Any], Any]] = heritage.reducers() if heritage.is_needed() else {}
+    special: dict[type, Callable[[Any], Any]] = {}
     for kind, reducer in reducers.items():  # none before the first shared object is made
         special[kind] = functools.partial(_reduce_with, reducer, packing)
     of_arrays = array_reducer(is_frozen=packing.is_frozen)

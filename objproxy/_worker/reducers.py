@@ -4,6 +4,7 @@
 
     type of an object ── registered with `register_buffers`? ──> that function
                       ── of NumPy, PyTorch, polars, Pillow?   ──> `arrays`, `tensors`, `tables`, `images`
+                      ── of `multiprocessing`?                ──> `heritage`
                       ── else                                 ──> its own way (``__reduce_ex__``, ``copyreg``)
 
 A library is recognised by the module of the type, or of one of its bases. So nothing is imported: the library is there already.
@@ -26,7 +27,7 @@ Share = Callable[[type, Reduce | None], Reduce | None]
 _T = TypeVar("_T")
 
 #: The module here that knows the types of a library, by the library's name.
-_HOMES = {"PIL": "images", "numpy": "arrays", "polars": "tables", "torch": "tensors"}
+_HOMES = {"PIL": "images", "multiprocessing": "heritage", "numpy": "arrays", "polars": "tables", "torch": "tensors"}
 
 #: What `register_buffers` was given, in this process.
 _registered: dict[type, Reduce] = {}
