@@ -282,3 +282,18 @@ def test_a_pump_that_could_not_be_started_is_started_the_next_time(
     with pytest.raises(RuntimeError, match="new thread"):
         pool.obey.submit(1)
     assert not cf.wait([pool.obey.submit(2)], PATIENCE_SECONDS).not_done
+
+
+def test_a_pump_steps_away_only_where_there_is_something_to_settle(
+    pool: ProxyPool[Victim], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that step away in turn, each replaced by the end of the other, would start threads without end and do nothing."""
+    driver: Any = pool._core.driver
+    settled: list[Any] = []
+    monkeypatch.setattr(driver._pump, "run_callbacks", settled.append)
+    driver._drive_for_futures()
+    driver._call_user()
+    assert settled == []
+    monkeypatch.setattr(driver, "_resolved", [None])
+    driver._call_user()
+    assert settled == [driver._resolve]

@@ -231,6 +231,15 @@ class Driver(Performer):
                 self._pump.step_aside()
                 self._outbox.run()
         finally:
+            self._run_callbacks()
+
+    def _run_callbacks(self) -> None:
+        """Settle futures, whose callbacks may take long: then another pump takes over.
+
+        With nothing to settle the pump stays where it is. A pump that began by stepping away would be replaced by the one that
+        ends, which would be replaced at once again: threads without end, and none of them turns the engine.
+        """
+        if self._resolved:
             self._pump.run_callbacks(self._resolve)
 
     def finish_hooks(self, *, is_patient: bool) -> None:
@@ -294,7 +303,7 @@ class Driver(Performer):
         self._pump.call()
 
     def _drive_for_futures(self) -> None:
-        self._pump.run_callbacks(self._resolve)
+        self._run_callbacks()
         self.wait_until(self._can_pump_rest)
 
     def _can_pump_rest(self) -> bool:
