@@ -172,9 +172,9 @@ def test_a_lazy_map_can_be_cancelled_while_it_waits(own_pool: Any, gates: Any, r
     assert pool.score.submit(1).result(PATIENCE_SECONDS) == 2
 
 
-def test_a_future_that_others_cancel_is_told_under_trio(own_pool: Any) -> None:
-    future = own_pool.score.submit(1)
-    future.cancel()
+def test_a_future_that_others_cancel_is_told_under_trio(own_pool: Any, gates: Any) -> None:
+    future = own_pool.wait_at.submit(gates("gate"))
+    assert future.cancel()
     with pytest.raises(cf.CancelledError):
         trio.run(wait_for, future)
 
