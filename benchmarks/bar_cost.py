@@ -31,8 +31,11 @@ _RICH = "objproxy, rich"
 
 def time_bar(style: str, n_items: int, n_trials: int) -> tuple[list[float], dict[str, float]]:
     """Return the seconds of maps with a bar, and what the same took without."""
+    from tqdm import tqdm
+
     from objproxy import ProxyPool
 
+    tqdm.get_lock()  # since Python 3.14 this starts a process, which would keep the terminal below, if that were there already
     items = [_calibrate()] * n_items
     plain, with_bar = [], []
     with ProxyPool(_work.Worker, worker_count=_N_WORKERS) as pool, terminal_for_errors():
