@@ -120,8 +120,9 @@ def _reduce_by_base(value: Any) -> Any:
         return kind, ()
     if is_special(kind):
         return reduce_logger(value)
-    if heritage.is_needed() and kind in (reducers := heritage.reducers()):
-        return reducers[kind](value)
+    reduce = heritage.find_reducer(kind)
+    if reduce is not None:
+        return reduce(value)
     if issubclass(kind, _ALIVE):
         raise TypeError(f"cannot pickle {kind.__name__!r} object: a copy of it would have no thread")
     return NotImplemented

@@ -96,27 +96,20 @@ def _take_tracker(tracker: tuple[int, int] | None) -> None:
         _here.has_tracker = True
 
 
-def is_needed() -> bool:
-    """Whether this process may have objects of `multiprocessing`."""
-    return "multiprocessing.process" in sys.modules
+def find_reducer(kind: type, *, is_frozen: bool = False) -> Callable[[Any], Any] | None:
+    """Return how objects of a type travel that pickle, but arrive as what they should not be; None for all other types.
 
-
-def reducers() -> dict[type, Callable[[Any], Any]]:
-    """Return how objects of `multiprocessing` travel that pickle, but arrive as what they should not be."""
-    found: dict[type, Callable[[Any], Any]] = {}
+    `is_frozen` makes no difference: it is part of what `reducers` asks of every library.
+    """
     connection: Any = sys.modules.get("multiprocessing.connection")
-    if connection is not None and connection.Connection not in copyreg.dispatch_table:
-        found[connection.Connection] = refuse_connection
+    if connection is not None and kind is connection.Connection and kind not in copyreg.dispatch_table:
+        return refuse_connection
     shared_memory: Any = sys.modules.get("multiprocessing.shared_memory")
-    if shared_memory is not None:
-        found[shared_memory.SharedMemory] = _reduce_memory
-        found[shared_memory.ShareableList] = _reduce_list
-    return found
-
-
-def find_reducer(kind: type, *, is_frozen: bool) -> Callable[[Any], Any] | None:
-    """Return how objects of a type of `multiprocessing` are reduced; None if in their own way."""
-    return reducers().get(kind)
+    if shared_memory is None:
+        return None
+    if kind is shared_memory.SharedMemory:
+        return _reduce_memory
+    return _reduce_list if kind is shared_memory.ShareableList else None
 
 
 def refuse_connection(connection: Any) -> Any:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from objproxy._worker import lineage
+from objproxy._worker import lineage, natives
 from objproxy._worker.descriptors import make_pipe, move_above_standard
 
 #: The first argument of a child of `multiprocessing` in a frozen application.
@@ -93,5 +93,5 @@ def _write_ahead(data: bytes) -> int:
         raise OSError(f"sys.path and sys.argv have {len(data)} bytes; a new process takes {_PIPE_BYTES}")
     fd, write_fd = make_pipe()
     os.write(write_fd, data)
-    os.close(write_fd)
+    natives.close(write_fd)
     return fd

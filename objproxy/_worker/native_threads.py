@@ -54,7 +54,7 @@ def limit_threads(n_threads: int | None) -> None:
             _tell(limit, module, n_threads)
         elif name in _WITHOUT_VARIABLE:
             later[name] = functools.partial(_tell, limit, n_threads=n_threads)
-    sys.meta_path.insert(0, _Finder(later))  # type: ignore[arg-type]  # as above
+    sys.meta_path.insert(0, _Finder(later))  # type: ignore[arg-type]  # it needs no base class
     if is_forked_from_program:
         _limit_loaded(n_threads)
 

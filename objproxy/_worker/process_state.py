@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from objproxy._worker import natives
 from objproxy._worker.descriptors import is_open
 from objproxy._worker.platform import STACK_SIGNAL
 
@@ -262,7 +263,7 @@ def drop_streams() -> None:
         for number in _STREAMS:
             os.dup2(null, number)
     finally:
-        os.close(null)
+        natives.close(null)
 
 
 def flush_streams() -> None:

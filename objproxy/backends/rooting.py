@@ -72,7 +72,7 @@ def exec_root(interpreter: Interpreter, theirs: StreamSocket) -> subprocess.Pope
         )
     finally:
         if fd is not None:
-            os.close(fd)
+            natives.close(fd)
 
 
 def fork_helper(ours: StreamSocket, run: Callable[[], None]) -> int:

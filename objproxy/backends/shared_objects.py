@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from objproxy._worker.items import pack_operation
 from objproxy._worker.parcel import Packing, Parcel, pack
 from objproxy._worker.plane import get_shared, get_shared_part
 from objproxy._worker.shared_values import Group, Sharing
+from objproxy._worker.waits import make_patient_lock
 from objproxy._worker.wire import Operation
 from objproxy.backends.plane import Lane
 
@@ -108,7 +108,7 @@ class ArgumentSharing(Sharing):
     def __init__(self, arena: Arena | None) -> None:
         super().__init__(self._open)
         self._arena = arena
-        self._lock = threading.RLock()  # guards the tables: several threads may pickle arguments for one pool
+        self._lock = make_patient_lock()  # guards the tables while arguments are pickled, which is the user's code
 
     def pack(self, operation: Operation) -> bytes | Parcel:
         """Pickle the arguments of a call."""
